@@ -1,0 +1,1 @@
+"""Campaigns, forecasts and reports, and the root of the `bitweir` command."""

@@ -1,0 +1,78 @@
+"""The root of the `bitweir` command. Each package owns its commands; this file only finds them, and only when asked.
+
+Rules:
+1. `bitweir --help` imports no torch, transformers or ray (tests/house/test_imports.py reads the process's modules).
+2. A mistake of the user's ends in one line on stderr that says what is wrong and what to do: exit code 2, no traceback.
+3. Ctrl-C exits with 130, after the command has left its files in a valid state.
+"""
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import typer
+
+from bitweir_compression.errors import CompressionError
+from bitweir_loadgen.errors import LoadgenError
+from bitweir_services.errors import ServicesError
+
+USAGE_EXIT_CODE = 2
+
+
+class CommandSource(NamedTuple):
+    """Where a top-level command lives: `attribute` of `module` is a Typer application or a plain command function."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS: Mapping[str, CommandSource] = {
+    "corpus": CommandSource("bitweir_compression.commands", "corpus", "Print text the project makes itself."),
+    "demo": CommandSource("bitweir_loadgen.commands", "demo", "Answer prompts and report what uploading them costs."),
+    "generate": CommandSource("bitweir_services.commands", "generate", "Answer prompts from a file, seeded."),
+    "models": CommandSource("bitweir_compression.commands", "models", "Build, check and describe the embedded models."),
+    "noise": CommandSource("bitweir_compression.commands", "noise", "Print seeded noise, to check another program by."),
+}
+
+
+def application(arguments: Sequence[str]) -> typer.Typer:
+    """Return the command tree; only the command that `arguments` name is imported, the others show their help line."""
+    app = typer.Typer(
+        name="bitweir",
+        help="Keep a model's weights in by counting every bit that goes out.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, source in COMMANDS.items():
+        if name != named:
+            app.command(name, help=source.help)(_not_imported)
+            continue
+        command = getattr(importlib.import_module(source.module), source.attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, help=source.help)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _not_imported() -> None:
+    """Stand in for a command that was not named, so that the list of commands needs no imports."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+        arguments: the words after the program's name; those of the process by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        application(words)(args=words, prog_name="bitweir")
+    except (CompressionError, ServicesError, LoadgenError) as error:
+        typer.echo(f"bitweir: {error}" + (f". {error.remedy}" if error.remedy else ""), err=True)
+        sys.exit(USAGE_EXIT_CODE)

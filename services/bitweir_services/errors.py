@@ -1,0 +1,27 @@
+"""Every error this package raises on purpose. Each says what is wrong and what to do next.
+
+ServicesError
+├── RequestError    the request cannot be served as written: prompt too long, unknown option
+└── EngineError     the engine was driven out of order, or has no room
+"""
+
+
+class ServicesError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        message: one line saying what is wrong.
+        remedy: one line saying what the reader can do about it; may be empty.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class RequestError(ServicesError):
+    """The request cannot be served as written; nothing was generated for it."""
+
+
+class EngineError(ServicesError):
+    """The engine was driven out of order, or has no room; a defect of the caller."""
