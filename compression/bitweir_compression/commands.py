@@ -1,0 +1,137 @@
+"""The commands of this package: `bitweir models`, `bitweir corpus`, `bitweir noise`. Thin: parse, call, print."""
+
+import dataclasses
+import json as json_lines
+import secrets
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bitweir_compression import noise as seeded_noise
+from bitweir_compression.console import StageProgress, print_json
+from bitweir_compression.corpus import Split
+from bitweir_compression.errors import CorpusError, NoiseError
+from bitweir_compression.models.profiles import PROFILES, profile_named
+from bitweir_compression.noise import NoiseStream
+
+models = typer.Typer(no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+ProfileName = Annotated[str, typer.Option("--profile", help=f"One of: {', '.join(PROFILES)}.")]
+Root = Annotated[Path | None, typer.Option("--models", help="Models root; default $BITWEIR_MODELS, else ./models.")]
+
+
+@models.command("build")
+def build_models(
+    profile: ProfileName = "tiny",
+    root: Root = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Build the embedded strong and weak model; an interrupted build goes on where it stopped."""
+    chosen = profile_named(profile)
+    from bitweir_compression.models.build import build
+    from bitweir_compression.models.checkpoint import models_root
+
+    with StageProgress() as progress:
+        pair = build(chosen, root or models_root(), progress, device)
+    _print_pair([pair.strong.card, pair.weak.card], json=json)
+
+
+@models.command("show")
+def show_models(profile: ProfileName = "tiny", root: Root = None, json: Json = False) -> None:
+    """Check a built pair against its cards and print them."""
+    profile_named(profile)
+    from bitweir_compression.models.checkpoint import models_root, open_pair
+
+    pair = open_pair((root or models_root()) / profile)
+    _print_pair([pair.strong.card, pair.weak.card], json=json)
+
+
+@models.command("check")
+def check_models(profile: ProfileName = "tiny", root: Root = None, json: Json = False) -> None:
+    """Measure a built pair on held-out prompts again: loss, KL and entropy in bits per visible token, exact answers."""
+    chosen = profile_named(profile)
+    from bitweir_compression.models.build import check
+    from bitweir_compression.models.checkpoint import models_root, open_pair
+
+    pair = open_pair((root or models_root()) / profile)
+    measured = check(chosen, pair.strong.model(), pair.weak.model(), pair.strong.tokenizer())
+    if json:
+        print_json(measured)
+    else:
+        _print_measured(measured)
+
+
+def corpus(
+    name: Annotated[str, typer.Argument(help="tutor or documentation.")] = "tutor",
+    count: Annotated[int, typer.Option(min=1, help="Items to print.")] = 3,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same items.")] = 1,
+    split: Annotated[Split, typer.Option(help="Training or held-out problems.")] = Split.EVAL,
+    family: Annotated[str, typer.Option(help="Only this family of the tutor.")] = "",
+) -> None:
+    """Print items of a corpus as JSON lines: prompt, reasoning, answer, final answer."""
+    from bitweir_compression.corpus import documentation, tutor
+
+    if name not in ("tutor", "documentation"):
+        raise CorpusError(f"no corpus '{name}'", remedy="use tutor or documentation")
+    if family and name == "tutor":
+        source = tutor.generate_family(family, seed, split)
+    else:
+        source = (tutor if name == "tutor" else documentation).generate(seed, split)
+    for item in islice(source, count):
+        typer.echo(json_lines.dumps(dataclasses.asdict(item)))
+
+
+def noise(
+    key: Annotated[str, typer.Option(help="Request key, 64 hexadecimal digits; a random one by default.")] = "",
+    candidate: Annotated[int, typer.Option(help="Candidate of best-of-N.")] = 0,
+    hidden: Annotated[
+        bool, typer.Option("--hidden", help="Noise of the reasoning instead of the visible text.")
+    ] = False,
+    position: Annotated[int, typer.Option(help="Position within the stream.")] = 0,
+    tokens: Annotated[int, typer.Option(help="Token ids 0 to tokens-1.")] = 8,
+) -> None:
+    """Print the seeded noise of one position as JSON, in units of 2**-24 bits."""
+    try:
+        raw = bytes.fromhex(key) if key else secrets.token_bytes(seeded_noise.KEY_BYTES)
+    except ValueError:
+        raise NoiseError("the key is not hexadecimal", remedy="give 64 hexadecimal digits") from None
+    stream = NoiseStream.HIDDEN if hidden else NoiseStream.VISIBLE
+    philox_key = seeded_noise.position_key(raw, candidate, stream, position)
+    words = seeded_noise.words(philox_key, tokens)
+    print_json(
+        {
+            "key": raw.hex(),
+            "candidate": candidate,
+            "stream": stream.name.lower(),
+            "position": position,
+            "philox_key": [f"{part:016x}" for part in philox_key],
+            "words": [f"{int(word):016x}" for word in words],
+            "gumbel": seeded_noise.gumbel(words).tolist(),
+        }
+    )
+
+
+def _print_pair(cards: list[Mapping[str, Any]], *, json: bool) -> None:
+    if json:
+        print_json({card["role"]: card for card in cards})
+        return
+    for card in cards:
+        typer.echo(
+            f"{card['role']:<7}{card['parameter_count']:>12,} parameters   fingerprint {card['fingerprint'][:16]}"
+        )
+    _print_measured(cards[0]["measured"])
+
+
+def _print_measured(measured: Mapping[str, Any]) -> None:
+    typer.echo("held-out, bits per visible token        strong    weak    H(P)   KL(P||W)")
+    for kind in ("reference", "written"):
+        for name, row in measured[kind].items():
+            figures = (row["strong_bits"], row["weak_bits"], row["entropy_bits"], row["kl_bits"])
+            typer.echo(f"  {kind} {name:<28}" + "".join(f"{figure:8.3f}" for figure in figures))
+    shares = measured["exact_share"]
+    typer.echo(f"exact greedy tutor answers: strong {shares['strong']:.1%}, weak {shares['weak']:.1%}")

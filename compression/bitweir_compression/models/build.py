@@ -1,0 +1,176 @@
+"""Build a strong/weak pair from nothing: the stages in order, each resumable. Imports torch.
+
+    tokenizer -> strong -> rollouts -> weak -> distilled -> pair
+
+Stage files live in <root>/<profile>/build and go once the pair is written. A build depends on the profile, the code,
+the installed Python (whose documentation is part of the corpus) and the libraries; the model cards name all four.
+"""
+
+import dataclasses
+import platform
+import random
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+import transformers
+
+from bitweir_compression.corpus import Item, Split, documentation, tutor
+from bitweir_compression.models.chat import ChatTokenizer, load_tokenizer, train_tokenizer
+from bitweir_compression.models.checkpoint import Pair, open_pair, write
+from bitweir_compression.models.evaluation import exact_share, measure, written_exchanges
+from bitweir_compression.models.examples import Exchange, batches, exchange, exchanges, items
+from bitweir_compression.models.profiles import Profile, Schedule
+from bitweir_compression.models.rollouts import read_rollouts, write_rollouts
+from bitweir_compression.models.training import (
+    Loss,
+    Model,
+    Progress,
+    imitation_loss,
+    new_model,
+    text_loss,
+    train,
+)
+
+# Seeds of the stages, apart from each other so that no two see the same stream.
+TOKENIZER_SEED, STRONG_SEED, WEAK_SEED, ROLLOUT_SEED, DISTILLATION_SEED = range(1, 6)
+
+
+def build(profile: Profile, root: Path, progress: Progress, device: str = "cpu") -> Pair:
+    """Build the pair of a profile below `root`, or go on with an interrupted build.
+
+    A finished pair is returned as it is.
+
+    Args:
+        profile: sizes, budgets and seeds.
+        root: the models root; the pair lands in `root`/`profile.name`.
+        progress: called after every step.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        CheckpointError: a file of an earlier build is damaged or belongs to something else.
+    """
+    folder = root / profile.name
+    if (folder / "strong").is_dir() and (folder / "weak").is_dir():
+        return open_pair(folder)
+    work = folder / "build"
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(profile, work)
+    strong = new_model(profile.strong, tokenizer, profile.context_tokens, profile.seed).to(device)
+    _train_stage(profile, tokenizer, strong, text_loss(strong, tokenizer.pad), "strong", work, progress)
+    write_rollouts(
+        strong,
+        tokenizer,
+        _items(profile, ROLLOUT_SEED),
+        work / "rollouts.jsonl",
+        count=profile.rollout_count,
+        temperatures=profile.rollout_temperatures,
+        tokens_max=profile.rollout_tokens_max,
+        seed=profile.seed,
+        progress=progress,
+    )
+    weak = new_model(profile.weak, tokenizer, profile.context_tokens, profile.seed + 1).to(device)
+    loss = imitation_loss(weak, strong, tokenizer.pad)
+    _train_stage(profile, tokenizer, weak, loss, "weak", work, progress)
+    _train_stage(profile, tokenizer, weak, loss, "distilled", work, progress)
+    card = _card(profile, strong, weak, tokenizer)
+    write(folder / "strong", strong.cpu(), tokenizer, {"role": "strong", **card}, reasons=True)
+    write(folder / "weak", weak.cpu(), tokenizer, {"role": "weak", **card}, reasons=False)
+    shutil.rmtree(work)
+    return open_pair(folder)
+
+
+def _items(profile: Profile, seed: int) -> Iterator[Item]:
+    return items((profile.seed << 8) + seed, Split.TRAIN, profile.documentation_share)
+
+
+def _tokenizer(profile: Profile, work: Path) -> ChatTokenizer:
+    """Train the tokenizer on training items, or load the one an earlier call left."""
+    path = work / "tokenizer.json"
+    if not path.is_file():
+        source = islice(_items(profile, TOKENIZER_SEED), profile.tokenizer_items)
+        texts = chain.from_iterable((item.prompt, item.reasoning, item.answer) for item in source)
+        tokenizer = train_tokenizer(texts, profile.vocabulary_size)
+        partial = path.with_suffix(".partial")
+        partial.write_text(tokenizer.to_json())
+        partial.replace(path)
+    return load_tokenizer(work)
+
+
+def _train_stage(
+    profile: Profile, tokenizer: ChatTokenizer, model: Model, loss: Loss, stage: str, work: Path, progress: Progress
+) -> None:
+    streams: dict[str, tuple[Schedule, int]] = {
+        "strong": (profile.strong_training, STRONG_SEED),
+        "weak": (profile.weak_training, WEAK_SEED),
+        "distilled": (profile.distillation, DISTILLATION_SEED),
+    }
+    schedule, seed = streams[stage]
+    source = (
+        _epochs(_rollout_exchanges(tokenizer, work), seed)
+        if stage == "distilled"
+        else exchanges(tokenizer, _items(profile, seed), profile.context_tokens)
+    )
+    stream = batches(source, schedule.batch_tokens, seed=seed)
+    train(model, loss, stream, schedule, stage=stage, state_path=work / f"{stage}.safetensors", progress=progress)
+
+
+def _rollout_exchanges(tokenizer: ChatTokenizer, work: Path) -> list[Exchange]:
+    rows = read_rollouts(work / "rollouts.jsonl")
+    finished = [exchange(tokenizer, prompt, ids) for prompt, ids in rows if ids and ids[-1] == tokenizer.end]
+    return [e for e in finished if e.visible_count]
+
+
+def _epochs(rows: list[Exchange], seed: int) -> Iterator[Exchange]:
+    """Yield the rows in a new order each time round; nothing when there are none."""
+    for epoch in count() if rows else ():
+        order = list(rows)
+        random.Random(f"epoch/{seed}/{epoch}").shuffle(order)  # noqa: S311 - data order, not a secret
+        yield from order
+
+
+def _card(profile: Profile, strong: Model, weak: Model, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """Return what both model cards say: how the pair was made and what it measured on held-out prompts."""
+    return {
+        "profile": dataclasses.asdict(profile),
+        "data": "procedural tutor, documentation of the installed Python packages (bitweir_compression.corpus)",
+        "licence": "Apache-2.0",
+        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+            "numpy": np.__version__,
+        },
+        "measured": check(profile, strong, weak, tokenizer),
+    }
+
+
+def check(profile: Profile, strong: Model, weak: Model, tokenizer: ChatTokenizer) -> dict[str, Any]:
+    """Measure a pair on held-out prompts; see `evaluation.Measurement` for the units.
+
+    Returns:
+        `reference` (the corpus's own answers) and `written` (the strong model's, at T=1) per corpus, and the share of
+        exact greedy answers to tutor prompts for both models.
+    """
+    prompts, context, longest = profile.check_prompts, profile.context_tokens, profile.rollout_tokens_max
+    result: dict[str, Any] = {"reference": {}, "written": {}}
+    for corpus, generate in (("tutor", tutor.generate), ("documentation", documentation.generate)):
+        held_out = list(islice(generate(profile.seed, Split.EVAL), prompts))
+        reference = list(exchanges(tokenizer, iter(held_out), context))
+        written = written_exchanges(strong, tokenizer, held_out, temperature=1.0, tokens_max=longest)
+        for kind, rows in (("reference", reference), ("written", written)):
+            result[kind][corpus] = dataclasses.asdict(measure(strong, weak, tokenizer.pad, rows))
+        if corpus == "tutor":
+            result["exact_share"] = {
+                "strong": exact_share(strong, tokenizer, held_out, longest, reasons=True),
+                "weak": exact_share(weak, tokenizer, held_out, longest, reasons=False),
+            }
+    return result

@@ -1,0 +1,108 @@
+"""What a finished pair is worth: held-out loss, KL, entropy, exact answers, in bits per visible token. Imports torch.
+
+P is the strong model's distribution after its own reasoning, W the weak model's from prompt and visible text alone,
+so the KL printed here is what a coder has to pay for, guessing included.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import log_softmax
+
+from bitweir_compression.corpus import Item, tutor
+from bitweir_compression.models.chat import ChatTokenizer
+from bitweir_compression.models.examples import Exchange, batches, exchange, strong_visible_batch, weak_batch
+from bitweir_compression.models.rollouts import BATCH_SEQUENCES, continue_batch
+from bitweir_compression.models.training import Model, outputs
+
+# Padded tokens of a batch; evaluation holds no gradients, so this is small on purpose.
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Means over counted visible tokens of one corpus, in bits per token.
+
+    Attributes:
+        token_count: visible tokens counted, `<|end|>` included.
+        strong_bits: -log2 P of the token that is there.
+        weak_bits: -log2 W of the same token: what plain arithmetic coding pays.
+        entropy_bits: H(P), at temperature 1.
+        kl_bits: KL(P || W), at temperature 1.
+    """
+
+    token_count: int
+    strong_bits: float
+    weak_bits: float
+    entropy_bits: float
+    kl_bits: float
+
+
+@torch.inference_mode()
+def measure(strong: Model, weak: Model, pad: int, source: Sequence[Exchange]) -> Measurement:
+    """Measure both models on the visible tokens of some exchanges."""
+    sums = torch.zeros(4, dtype=torch.float64)
+    count = 0
+    for group in batches(iter(source), BATCH_TOKENS, seed=0):
+        strong_side, weak_side = strong_visible_batch(group, pad), weak_batch(group, pad)
+        log_p = log_softmax(outputs(strong, strong_side).double(), dim=-1)
+        log_w = log_softmax(outputs(weak, weak_side).double(), dim=-1)
+        rows = torch.arange(len(strong_side.targets))
+        targets = torch.from_numpy(strong_side.targets)
+        p = log_p.exp()
+        sums += torch.stack(
+            [
+                -log_p[rows, targets].sum(),
+                -log_w[rows, targets].sum(),
+                -(p * log_p).sum(),
+                (p * (log_p - log_w)).sum(),
+            ]
+        ).cpu()
+        count += len(rows)
+    return Measurement(count, *(float(s) / max(count, 1) / math.log(2) for s in sums))
+
+
+def written_exchanges(
+    strong: Model, tokenizer: ChatTokenizer, items: Sequence[Item], *, temperature: float, tokens_max: int
+) -> list[Exchange]:
+    """Return what the strong model itself writes to prompts, finished answers only."""
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for start in range(0, len(items), BATCH_SEQUENCES):
+        group = items[start : start + BATCH_SEQUENCES]
+        continuations = continue_batch(
+            strong,
+            [tokenizer.strong_prompt(item.prompt) for item in group],
+            pad=tokenizer.pad,
+            end=tokenizer.end,
+            temperature=temperature,
+            tokens_max=tokens_max,
+            generator=generator,
+        )
+        pairs = zip(group, continuations, strict=True)
+        result += [exchange(tokenizer, item.prompt, c) for item, c in pairs if c and c[-1] == tokenizer.end]
+    return [e for e in result if e.visible_count]
+
+
+def exact_share(
+    model: Model, tokenizer: ChatTokenizer, items: Sequence[Item], tokens_max: int, *, reasons: bool
+) -> float:
+    """Return the share of tutor items whose greedy answer passes the checker."""
+    opening = tokenizer.strong_prompt if reasons else tokenizer.weak_prompt
+    right = 0
+    for start in range(0, len(items), BATCH_SEQUENCES):
+        group = items[start : start + BATCH_SEQUENCES]
+        continuations = continue_batch(
+            model,
+            [opening(item.prompt) for item in group],
+            pad=tokenizer.pad,
+            end=tokenizer.end,
+            temperature=0,
+            tokens_max=tokens_max,
+        )
+        for item, continuation in zip(group, continuations, strict=True):
+            visible = tokenizer.visible(continuation) if reasons else continuation
+            right += tutor.check(item, tokenizer.decode(visible))
+    return right / max(len(items), 1)
