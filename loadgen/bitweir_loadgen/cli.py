@@ -7,6 +7,7 @@ Rules:
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -70,9 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the words after the program's name; those of the process by default.
     """
+    # Read when torch is first imported: spinning OpenMP threads starve their neighbours on a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         application(words)(args=words, prog_name="bitweir")
     except (CompressionError, ServicesError, LoadgenError) as error:
-        typer.echo(f"bitweir: {error}" + (f". {error.remedy}" if error.remedy else ""), err=True)
+        typer.echo(f"bitweir: {error}" + (f"; {error.remedy}" if error.remedy else ""), err=True)
         sys.exit(USAGE_EXIT_CODE)

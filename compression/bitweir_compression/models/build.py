@@ -7,7 +7,6 @@ the installed Python (whose documentation is part of the corpus) and the librari
 """
 
 import dataclasses
-import platform
 import random
 import shutil
 from collections.abc import Iterator
@@ -15,11 +14,6 @@ from datetime import UTC, datetime
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import tokenizers
-import torch
-import transformers
 
 from bitweir_compression.corpus import Item, Split, documentation, tutor
 from bitweir_compression.models.chat import ChatTokenizer, load_tokenizer, train_tokenizer
@@ -37,6 +31,7 @@ from bitweir_compression.models.training import (
     text_loss,
     train,
 )
+from bitweir_compression.provenance import provenance
 
 # Seeds of the stages, apart from each other so that no two see the same stream.
 TOKENIZER_SEED, STRONG_SEED, WEAK_SEED, ROLLOUT_SEED, DISTILLATION_SEED = range(1, 6)
@@ -63,7 +58,9 @@ def build(profile: Profile, root: Path, progress: Progress, device: str = "cpu")
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(profile, work)
     strong = new_model(profile.strong, tokenizer, profile.context_tokens, profile.seed).to(device)
-    _train_stage(profile, tokenizer, strong, text_loss(strong, tokenizer.pad), "strong", work, progress)
+    _train_stage(
+        profile, tokenizer, strong, text_loss(strong, tokenizer.pad), stage="strong", work=work, progress=progress
+    )
     write_rollouts(
         strong,
         tokenizer,
@@ -77,8 +74,8 @@ def build(profile: Profile, root: Path, progress: Progress, device: str = "cpu")
     )
     weak = new_model(profile.weak, tokenizer, profile.context_tokens, profile.seed + 1).to(device)
     loss = imitation_loss(weak, strong, tokenizer.pad)
-    _train_stage(profile, tokenizer, weak, loss, "weak", work, progress)
-    _train_stage(profile, tokenizer, weak, loss, "distilled", work, progress)
+    _train_stage(profile, tokenizer, weak, loss, stage="weak", work=work, progress=progress)
+    _train_stage(profile, tokenizer, weak, loss, stage="distilled", work=work, progress=progress)
     card = _card(profile, strong, weak, tokenizer)
     write(folder / "strong", strong.cpu(), tokenizer, {"role": "strong", **card}, reasons=True)
     write(folder / "weak", weak.cpu(), tokenizer, {"role": "weak", **card}, reasons=False)
@@ -104,7 +101,7 @@ def _tokenizer(profile: Profile, work: Path) -> ChatTokenizer:
 
 
 def _train_stage(
-    profile: Profile, tokenizer: ChatTokenizer, model: Model, loss: Loss, stage: str, work: Path, progress: Progress
+    profile: Profile, tokenizer: ChatTokenizer, model: Model, loss: Loss, *, stage: str, work: Path, progress: Progress
 ) -> None:
     streams: dict[str, tuple[Schedule, int]] = {
         "strong": (profile.strong_training, STRONG_SEED),
@@ -142,13 +139,7 @@ def _card(profile: Profile, strong: Model, weak: Model, tokenizer: ChatTokenizer
         "data": "procedural tutor, documentation of the installed Python packages (bitweir_compression.corpus)",
         "licence": "Apache-2.0",
         "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "tokenizers": tokenizers.__version__,
-            "numpy": np.__version__,
-        },
+        **provenance(),
         "measured": check(profile, strong, weak, tokenizer),
     }
 

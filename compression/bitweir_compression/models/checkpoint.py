@@ -51,7 +51,9 @@ class Checkpoint:
         """Load the weights as float32, in evaluation mode. Imports torch and transformers."""
         import torch  # noqa: PLC0415 - reading a card must not load torch
         from transformers import AutoModelForCausalLM  # noqa: PLC0415
+        from transformers.utils import logging  # noqa: PLC0415
 
+        logging.disable_progress_bar()
         model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32, local_files_only=True)
         return model.to(device).eval()
 
@@ -111,9 +113,12 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def write(folder: Path, model: "Model", tokenizer: ChatTokenizer, card: Mapping[str, Any], *, reasons: bool) -> None:
     """Write a model folder in one step: files go to a sibling, which then takes the folder's place."""
+    from transformers.utils import logging  # noqa: PLC0415 - reading a card must not load it
+
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    logging.disable_progress_bar()
     model.save_pretrained(partial)
     (partial / "tokenizer.json").write_text(tokenizer.to_json())
     context_tokens = int(model.config.max_position_embeddings)

@@ -23,14 +23,14 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Measurement:
-    """Means over counted visible tokens of one corpus, in bits per token.
+    """Means over counted visible tokens, in bits per token, at the temperature measured at.
 
     Attributes:
         token_count: visible tokens counted, `<|end|>` included.
         strong_bits: -log2 P of the token that is there.
         weak_bits: -log2 W of the same token: what plain arithmetic coding pays.
-        entropy_bits: H(P), at temperature 1.
-        kl_bits: KL(P || W), at temperature 1.
+        entropy_bits: H(P).
+        kl_bits: KL(P || W).
     """
 
     token_count: int
@@ -41,14 +41,16 @@ class Measurement:
 
 
 @torch.inference_mode()
-def measure(strong: Model, weak: Model, pad: int, source: Sequence[Exchange]) -> Measurement:
-    """Measure both models on the visible tokens of some exchanges."""
+def measure(
+    strong: Model, weak: Model, pad: int, source: Sequence[Exchange], *, temperature: float = 1.0
+) -> Measurement:
+    """Measure both models on the visible tokens of some exchanges, both at one temperature above 0."""
     sums = torch.zeros(4, dtype=torch.float64)
     count = 0
     for group in batches(iter(source), BATCH_TOKENS, seed=0):
         strong_side, weak_side = strong_visible_batch(group, pad), weak_batch(group, pad)
-        log_p = log_softmax(outputs(strong, strong_side).double(), dim=-1)
-        log_w = log_softmax(outputs(weak, weak_side).double(), dim=-1)
+        log_p = log_softmax(outputs(strong, strong_side).double() / temperature, dim=-1)
+        log_w = log_softmax(outputs(weak, weak_side).double() / temperature, dim=-1)
         rows = torch.arange(len(strong_side.targets))
         targets = torch.from_numpy(strong_side.targets)
         p = log_p.exp()

@@ -1,0 +1,42 @@
+"""The command of this package: `bitweir demo`. Thin: parse, call, print."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitweir_compression.console import StageProgress, print_json
+from bitweir_compression.models.checkpoint import models_root
+from bitweir_compression.models.profiles import profile_named
+from bitweir_compression.sampling import SamplingSpec
+
+
+def demo(
+    size: Annotated[int, typer.Option(min=1, max=10_000, help="Prompts to answer.")] = 100,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same prompts and answers.")] = 1,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
+    profile: Annotated[str, typer.Option(help="Which embedded pair; built first when it is not there.")] = "tiny",
+    models: Annotated[Path | None, typer.Option(help="Models root; default $BITWEIR_MODELS, else ./models.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a new one below ./runs by default.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON document.")] = False,
+) -> None:
+    """Answer tutor and documentation prompts with the strong model and report what uploading the answers costs."""
+    chosen = profile_named(profile)
+    sampling = SamplingSpec(temperature=temperature)
+    from bitweir_compression.models.build import build
+    from bitweir_loadgen.demo import run_demo
+    from bitweir_loadgen.run_folder import RunFolder
+    from bitweir_services.commands import cost_lines
+
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = RunFolder(out or Path("runs") / f"demo-{stamp}")
+    with StageProgress() as progress:
+        pair = build(chosen, models or models_root(), progress)
+        summary = run_demo(pair, folder, profile=profile, size=size, seed=seed, sampling=sampling, progress=progress)
+    if json:
+        print_json(summary)
+        return
+    for line in cost_lines(summary["costs"]):
+        typer.echo(line)
+    typer.echo(f"report: {folder.path / 'report.html'}")
