@@ -1,0 +1,142 @@
+"""A build is repeatable, goes on after any interruption, and never mistakes damaged files for a model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bitweir_compression.errors import CheckpointError
+from bitweir_compression.models import training
+from bitweir_compression.models.build import build
+from bitweir_compression.models.checkpoint import Pair, open_checkpoint, open_pair
+from bitweir_compression.models.profiles import profile_named
+from tests.unit.compression.micro import MICRO
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_and_steady():
+    """One thread, so that sums are in one order, and a state file every other step."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "SAVE_EVERY_STEPS", 2)
+        yield
+    torch.set_num_threads(threads)
+
+
+def silent(stage: str, done: int, total: int, loss: float) -> None:
+    """Report nothing."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Pair:
+    return build(MICRO, tmp_path_factory.mktemp("models"), silent)
+
+
+@pytest.fixture
+def pair(finished: Pair, tmp_path: Path) -> Path:
+    """A copy of the finished pair that a test may damage."""
+    return Path(shutil.copytree(finished.strong.folder.parent, tmp_path / "micro"))
+
+
+def test_a_finished_pair_is_returned_as_it_is(finished: Pair) -> None:
+    def refuse(stage: str, done: int, total: int, loss: float) -> None:
+        raise AssertionError("nothing should be built")
+
+    root = finished.strong.folder.parents[1]
+    assert build(MICRO, root, refuse).weak.fingerprint == finished.weak.fingerprint
+    assert not (root / "micro" / "build").exists()
+
+
+def test_the_card_says_what_was_made(finished: Pair) -> None:
+    for side in (finished.strong, finished.weak):
+        assert side.card["profile"]["seed"] == MICRO.seed
+        assert side.card["fingerprint"] == side.fingerprint
+        assert set(side.card["measured"]["reference"]) == {"tutor", "documentation"}
+        assert {"machine", "versions", "commit", "licence", "data", "parameter_count"} <= set(side.card)
+    assert finished.strong.card["role"] == "strong"
+    assert finished.weak.card["parameter_count"] < finished.strong.card["parameter_count"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "at"), [("strong", 1), ("strong", 5), ("rollouts", 64), ("weak", 4), ("distilled", 3), ("distilled", 4)]
+)
+def test_an_interrupted_build_ends_like_a_whole_one(finished: Pair, tmp_path: Path, stage: str, at: int) -> None:
+    def interrupt(now: str, done: int, total: int, loss: float) -> None:
+        if (now, done) == (stage, at):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(MICRO, tmp_path, interrupt)
+    assert not (tmp_path / "micro" / "weak").exists()
+    resumed = build(MICRO, tmp_path, silent)
+    assert resumed.strong.fingerprint == finished.strong.fingerprint
+    assert resumed.weak.fingerprint == finished.weak.fingerprint
+
+
+def test_a_damaged_or_foreign_state_file_is_refused(tmp_path: Path) -> None:
+    def interrupt(now: str, done: int, total: int, loss: float) -> None:
+        if (now, done) == ("strong", 2):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            build(MICRO, tmp_path, interrupt)
+        (tmp_path / "micro" / "build" / "strong.safetensors").unlink(missing_ok=True)
+    state = tmp_path / "micro" / "build" / "strong.safetensors"
+    state.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
+    with pytest.raises(CheckpointError, match="is not a training state") as caught:
+        build(MICRO, tmp_path, silent)
+    assert "delete it" in caught.value.remedy
+
+
+def test_other_programs_can_load_the_models(finished: Pair) -> None:
+    for side, opening in ((finished.strong, "strong_prompt"), (finished.weak, "weak_prompt")):
+        model = AutoModelForCausalLM.from_pretrained(side.folder)
+        assert model.num_parameters() == side.card["parameter_count"]
+        tokenizer = AutoTokenizer.from_pretrained(side.folder)
+        messages = [{"role": "user", "content": "What is 12 + 30?"}]
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert list(ids) == getattr(side.tokenizer(), opening)("What is 12 + 30?")
+
+
+def test_damage_is_noticed(pair: Path) -> None:
+    strong = pair / "strong"
+    weights = strong / "model.safetensors"
+    original = weights.read_bytes()
+    weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="is not the model its card describes"):
+        open_pair(pair)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"lacks model\.safetensors"):
+        open_checkpoint(strong)
+    shutil.rmtree(strong)
+    with pytest.raises(CheckpointError, match="no model at") as caught:
+        open_checkpoint(strong)
+    assert "bitweir models build --profile micro" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", json.dumps({"fingerprint": 3})])
+def test_a_card_that_is_none_is_refused(pair: Path, content: str) -> None:
+    (pair / "weak" / "model_card.json").write_text(content)
+    with pytest.raises(CheckpointError):
+        open_pair(pair)
+
+
+def test_models_of_two_builds_are_no_pair(pair: Path, finished: Pair) -> None:
+    from bitweir_compression.models.chat import train_tokenizer
+    from bitweir_compression.models.checkpoint import write
+
+    other = train_tokenizer(iter(["other words entirely"]), 300)
+    write(pair / "weak", finished.weak.model(), other, {"role": "weak"}, reasons=False)
+    with pytest.raises(CheckpointError, match="different tokenizers"):
+        open_pair(pair)
+
+
+def test_an_unknown_profile_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="no profile 'huge'") as caught:
+        profile_named("huge")
+    assert "tiny" in caught.value.remedy

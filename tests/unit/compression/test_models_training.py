@@ -1,0 +1,121 @@
+"""Batches count the right tokens, and the measurements are the formulas they claim to be."""
+
+import math
+from itertools import islice
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitweir_compression.corpus import Split, tutor
+from bitweir_compression.models.chat import train_tokenizer
+from bitweir_compression.models.evaluation import measure
+from bitweir_compression.models.examples import (
+    Exchange,
+    batches,
+    exchange,
+    exchanges,
+    items,
+    strong_batch,
+    strong_visible_batch,
+    weak_batch,
+)
+from bitweir_compression.models.profiles import Schedule
+from bitweir_compression.models.rollouts import continue_batch
+from bitweir_compression.models.training import new_model, rate_share
+from tests.unit.compression.micro import MICRO
+
+ITEMS = list(islice(tutor.generate(1, Split.TRAIN), 40))
+TOKENIZER = train_tokenizer((item.prompt + item.answer for item in ITEMS), 300)
+EXCHANGES = list(exchanges(TOKENIZER, iter(ITEMS), 256))
+
+
+def test_an_exchange_holds_what_each_side_sees() -> None:
+    item = ITEMS[0]
+    e = exchange(TOKENIZER, item.prompt, TOKENIZER.strong_continuation(item))
+    assert e.strong[: e.strong_start] == tuple(TOKENIZER.strong_prompt(item.prompt))
+    assert TOKENIZER.decode(e.weak[-e.visible_count :]) == item.answer
+    assert e.strong[-e.visible_count :] == e.weak[-e.visible_count :]
+    assert TOKENIZER.end_think not in e.weak
+
+
+@given(st.lists(st.sampled_from(EXCHANGES), min_size=1, max_size=9))
+def test_batches_count_exactly_the_tokens_to_learn(group: list[Exchange]) -> None:
+    strong = strong_batch(group, TOKENIZER.pad)
+    assert strong.targets.tolist() == [t for e in group for t in e.strong[e.strong_start :]]
+    visible, weak = strong_visible_batch(group, TOKENIZER.pad), weak_batch(group, TOKENIZER.pad)
+    assert visible.targets.tolist() == weak.targets.tolist() == [t for e in group for t in e.weak[-e.visible_count :]]
+    for batch, sequences in ((strong, [e.strong for e in group]), (weak, [e.weak for e in group])):
+        assert batch.ids.reshape(-1)[batch.predict_at + 1].tolist() == batch.targets.tolist()
+        for row, sequence in zip(batch.ids, sequences, strict=True):
+            assert row[: len(sequence)].tolist() == list(sequence)
+            assert set(row[len(sequence) :].tolist()) <= {TOKENIZER.pad}
+
+
+@given(batch_tokens=st.integers(300, 5000), seed=st.integers(0, 99))
+def test_batches_keep_everything_and_stay_small(batch_tokens: int, seed: int) -> None:
+    groups = list(batches(iter(EXCHANGES), batch_tokens, seed=seed))
+    assert sorted(e.strong for group in groups for e in group) == sorted(e.strong for e in EXCHANGES)
+    assert all(len(g) * max(len(e.strong) for e in g) <= batch_tokens for g in groups)
+    assert groups == list(batches(iter(EXCHANGES), batch_tokens, seed=seed))
+
+
+def test_items_are_mixed_in_the_share_asked_for() -> None:
+    drawn = list(islice(items(1, Split.TRAIN, 0.25), 2000))
+    share = sum(item.corpus == "documentation" for item in drawn) / len(drawn)
+    assert abs(share - 0.25) < 0.04
+    assert {item.split for item in drawn} == {Split.TRAIN}
+
+
+def test_the_learning_rate_rises_then_falls_to_a_tenth() -> None:
+    schedule = Schedule(step_count=100, batch_tokens=1, learning_rate=1, warmup_steps=10)
+    rates = [rate_share(step, schedule) for step in range(100)]
+    assert rates.index(max(rates)) in (9, 10)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert math.isclose(rates[-1], 0.1, abs_tol=0.01)
+
+
+def test_measurements_are_the_formulas() -> None:
+    strong = new_model(MICRO.strong, TOKENIZER, 256, 1).eval()
+    weak = new_model(MICRO.weak, TOKENIZER, 256, 2).eval()
+    with torch.no_grad():
+        for model in (strong, weak):
+            model.model.embed_tokens.weight.mul_(40)
+    for temperature in (1.0, 0.5):
+        measured = measure(strong, weak, TOKENIZER.pad, EXCHANGES[:6], temperature=temperature)
+        sums = np.zeros(4)
+        for e in EXCHANGES[:6]:
+            rows = []
+            for model, ids in ((strong, e.strong), (weak, e.weak)):
+                with torch.inference_mode():
+                    logits = model(input_ids=torch.tensor([ids])).logits[0].double().numpy() / temperature
+                logits = logits[len(ids) - e.visible_count - 1 : -1]
+                rows.append(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
+            log_p, log_w = rows
+            picked = list(e.weak[-e.visible_count :])
+            index = np.arange(len(picked))
+            p = np.exp(log_p)
+            sums += [
+                -log_p[index, picked].sum(),
+                -log_w[index, picked].sum(),
+                -(p * log_p).sum(),
+                (p * (log_p - log_w)).sum(),
+            ]
+        expected = sums / math.log(2) / measured.token_count
+        got = [measured.strong_bits, measured.weak_bits, measured.entropy_bits, measured.kl_bits]
+        assert np.allclose(got, expected, rtol=1e-4)
+        assert measured.kl_bits > 0.01
+
+
+def test_continuing_a_batch_equals_continuing_alone() -> None:
+    model = new_model(MICRO.strong, TOKENIZER, 256, 1).eval()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(40)
+    openings = [TOKENIZER.strong_prompt(item.prompt) for item in ITEMS[:5]]
+
+    def go(some: list) -> list:
+        return continue_batch(model, some, pad=TOKENIZER.pad, end=TOKENIZER.end, temperature=0, tokens_max=12)
+
+    assert go(openings) == [go([opening])[0] for opening in openings]
