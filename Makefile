@@ -51,7 +51,7 @@ format: $(STAMP) ## rewrite the code in the house format
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## run one benchmark: make bench NAME=noise; writes benchmarks/results/NAME.json
-	$(BIN)/python benchmarks/$(NAME).py
+	$(BIN)/python -m benchmarks.$(NAME)
 
 clean: ## remove what building and testing left behind; models and runs stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -25,7 +25,7 @@ arithmetic; the largest seen is .64 of that). The noise lies in [-5.73, 52.48] b
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal, localcontext
 from enum import IntEnum
 
@@ -136,32 +136,45 @@ def gumbel(word: Words) -> Scores:
     return result
 
 
-def choose(scores: Scores, word: Words) -> int:
-    """Return argmax(scores + gumbel(word)) of one position, lowest id on a tie; exact noise only where it can win.
-
-    A token's noise is below -log2 x, which the exponent of x bounds. Tokens whose score plus that bound stays below
-    what the front runner reaches cannot win, and their noise is never computed.
+def choose(scores: Sequence[Scores], word: Sequence[Words]) -> list[int]:
+    """Return argmax(scores + gumbel(word)) of each row, lowest id on a tie; exact noise only where it can win.
 
     Args:
-        scores: int64 [V], NEVER where a token is excluded.
-        word: uint64 [V].
+        scores: n rows of int64 [V], NEVER where a token is excluded.
+        word: n rows of uint64 [V].
 
     Raises:
-        NoiseError: every token is excluded.
+        NoiseError: a row excludes every token.
     """
-    # x >= r / 2**52 with r = word >> 12, so -log2 x <= 52 - floor(log2 r); r = 0 reads as exponent -1023: always able.
-    bound = (word >> np.uint64(WORD_SHIFT)).astype(np.float64).view(np.int64)
+    if not scores:
+        return []
+    able = [_able(row, row_words) for row, row_words in zip(scores, word, strict=True)]
+    # One call for all rows: the handful of tokens a row has left would not pay for its own.
+    noise_of_able = gumbel(np.concatenate([row_words[ids] for row_words, ids in zip(word, able, strict=True)]))
+    ends = np.cumsum([len(ids) for ids in able])
+    parts = np.split(noise_of_able, ends[:-1])
+    return [int(ids[int((row[ids] + part).argmax())]) for row, ids, part in zip(scores, able, parts, strict=True)]
+
+
+def _able(scores: Scores, word: Words) -> npt.NDArray[np.intp]:
+    """Return the ids that can win one row, ascending.
+
+    With 2**e <= n < 2**(e+1), -log2 x lies in (52 - e, 53 - e], and the noise is that less .53 to 1 where x < 1/2, at
+    least -5.73 elsewhere. So a token reaches at most its bound = score + 53 - e, and the one with the highest bound
+    reaches at least that bound less 2 bits, or less 7 where its x is not below 1/2.
+    """
+    bound = _numerator(word).astype(np.float64).view(np.int64)
     bound >>= 52
-    np.subtract(UNIFORM_BITS + 1023, bound, out=bound)
+    np.subtract(UNIFORM_BITS + 1 + 1023, bound, out=bound)
     bound <<= FRACTION_BITS
     bound += scores
-    front_runner = int(bound.argmax())
-    if scores[front_runner] <= NEVER:
+    highest = int(bound.argmax())
+    if scores[highest] <= NEVER:
         raise NoiseError("every token is excluded", remedy="loosen the sampling specification")
-    reached = int(scores[front_runner] + gumbel(word[front_runner : front_runner + 1])[0])
-    able = np.flatnonzero(bound >= reached)
-    totals = scores[able] + gumbel(word[able])
-    return int(able[int(totals.argmax())])
+    is_small = bound[highest] - scores[highest] > 1 << FRACTION_BITS
+    # One unit more than the bits, for the rounding of the noise.
+    reached = bound[highest] - ((2 if is_small else 7) << FRACTION_BITS) - 1
+    return np.flatnonzero(bound >= reached)
 
 
 def _derive(master: bytes, info: bytes) -> bytes:
@@ -175,7 +188,8 @@ def _check_key(key: bytes) -> None:
 
 
 def _numerator(word: Words) -> Scores:
-    result: Scores = ((word >> np.uint64(WORD_SHIFT)).astype(np.int64) << 1) | 1
+    """Return n = 2 * (word >> 12) + 1, of 53 bits."""
+    result: Scores = ((word >> np.uint64(WORD_SHIFT - 1)) | np.uint64(1)).view(np.int64)
     return result
 
 

@@ -40,7 +40,7 @@ def words(keys: Sequence[noise.PositionKey], vocabulary_size: int, device: torch
 def gumbel(word: torch.Tensor) -> torch.Tensor:
     """Return the noise of each word in units of 2**-24 bits: int64, the shape of `word`; bit for bit `noise.gumbel`."""
     bits, fraction_bits = noise.UNIFORM_BITS, noise.TABLE_FRACTION_BITS
-    numerator = (((word >> noise.WORD_SHIFT) & ((1 << bits) - 1)) << 1) | 1
+    numerator = ((word >> (noise.WORD_SHIFT - 1)) & ((1 << (bits + 1)) - 1)) | 1
     small = numerator < 1 << bits
     folded = torch.where(small, numerator, (1 << (bits + 1)) - numerator)
     log2_folded = _log2(folded) - ((bits + 1) << fraction_bits)

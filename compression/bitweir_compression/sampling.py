@@ -9,6 +9,7 @@ Rules:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,12 +103,22 @@ def scores(logits: npt.ArrayLike, spec: SamplingSpec) -> noise.Scores:
     return result
 
 
-def sample(logits: npt.ArrayLike, spec: SamplingSpec, key: noise.PositionKey) -> int:
-    """Draw one token from float logits [V] with the noise of one position."""
-    if spec.temperature == 0:
-        return int(_scaled(logits, spec).argmax())
-    integer_scores = scores(logits, spec)
-    return noise.choose(integer_scores, noise.words(key, len(integer_scores)))
+def sample(
+    logits: Sequence[npt.ArrayLike], specs: Sequence[SamplingSpec], keys: Sequence[noise.PositionKey]
+) -> list[int]:
+    """Draw one token a row.
+
+    Args:
+        logits: n rows of float [V].
+        specs: how to draw each row.
+        keys: the noise position of each row.
+    """
+    greedy = {row: int(_scaled(logits[row], spec).argmax()) for row, spec in enumerate(specs) if spec.temperature == 0}
+    drawn = [row for row in range(len(logits)) if row not in greedy]
+    integer_scores = [scores(logits[row], specs[row]) for row in drawn]
+    words = [noise.words(keys[row], len(row_scores)) for row, row_scores in zip(drawn, integer_scores, strict=True)]
+    tokens = {**greedy, **dict(zip(drawn, noise.choose(integer_scores, words), strict=True))}
+    return [tokens[row] for row in range(len(logits))]
 
 
 def _scaled(logits: npt.ArrayLike, spec: SamplingSpec) -> Probabilities:

@@ -2,7 +2,7 @@
 
 Rules:
 1. The noise key of prompt i is `request_key(master, i)` with a master key derived from the seed: the same seed,
-   prompts and model give the same answers, whatever the batch size.
+   prompts and model give the same answers. Another batch size can change one only through the model's float rounding.
 2. Costs are of visible tokens only; reasoning stays where it was written. The rows measured against the weak model are
    ideal code lengths: no coder and no frame is behind them, and the report says so.
 """

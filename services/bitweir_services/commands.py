@@ -26,7 +26,7 @@ def generate(
     min_p: Annotated[float, typer.Option(help="0 keeps all tokens.")] = 0.0,
     visible_tokens: Annotated[int, typer.Option(help="Visible tokens at most, each answer.")] = 160,
     hidden_tokens: Annotated[int, typer.Option(help="Reasoning tokens at most, each answer.")] = 160,
-    slots: Annotated[int, typer.Option(min=1, help="Answers generated at once; changes no answer.")] = 32,
+    slots: Annotated[int, typer.Option(min=1, help="Answers generated at once.")] = 32,
     profile: Annotated[str, typer.Option(help="Which built pair to use.")] = "tiny",
     models: Annotated[Path | None, typer.Option(help="Models root; default $BITWEIR_MODELS, else ./models.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the answers here as JSON lines instead of to stdout.")] = None,

@@ -50,8 +50,15 @@ def test_a_constant_added_to_all_logits_changes_no_kept_set(logits: list, spec: 
     assert ((shifted > noise.NEVER) == (sampling.scores(logits, spec) > noise.NEVER)).all()
 
 
-@given(logits=LOGITS, spec=SPECS, key=st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)))
-def test_a_draw_is_a_kept_token_and_repeats(logits: list, spec: SamplingSpec, key: tuple) -> None:
-    token = sampling.sample(logits, spec, key)
-    assert sampling.scores(logits, spec)[token] > noise.NEVER
-    assert sampling.sample(logits, spec, key) == token
+ROWS = st.lists(
+    st.tuples(LOGITS, SPECS | st.just(SamplingSpec(temperature=0)), st.tuples(*[st.integers(0, 2**64 - 1)] * 2)),
+    max_size=4,
+)
+
+
+@given(rows=ROWS)
+def test_a_draw_is_a_kept_token_and_a_function_of_its_row(rows: list) -> None:
+    tokens = sampling.sample(*([row[i] for row in rows] for i in range(3)))
+    for (logits, spec, key), token in zip(rows, tokens, strict=True):
+        assert sampling.probabilities(logits, spec)[token] > 0
+        assert sampling.sample([logits], [spec], [key]) == [token]

@@ -7,15 +7,16 @@ the installed Python (whose documentation is part of the corpus) and the librari
 """
 
 import dataclasses
+import json
 import random
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 from bitweir_compression.corpus import Item, Split, documentation, tutor
+from bitweir_compression.errors import CheckpointError
 from bitweir_compression.models.chat import ChatTokenizer, load_tokenizer, train_tokenizer
 from bitweir_compression.models.checkpoint import Pair, open_pair, write
 from bitweir_compression.models.evaluation import exact_share, measure, written_exchanges
@@ -53,7 +54,7 @@ def build(profile: Profile, root: Path, progress: Progress, device: str = "cpu")
     """
     folder = root / profile.name
     if (folder / "strong").is_dir() and (folder / "weak").is_dir():
-        return open_pair(folder)
+        return _finished(profile, folder)
     work = folder / "build"
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(profile, work)
@@ -81,6 +82,16 @@ def build(profile: Profile, root: Path, progress: Progress, device: str = "cpu")
     write(folder / "weak", weak.cpu(), tokenizer, {"role": "weak", **card}, reasons=False)
     shutil.rmtree(work)
     return open_pair(folder)
+
+
+def _finished(profile: Profile, folder: Path) -> Pair:
+    """Open a pair built before, if it was built from the same profile."""
+    pair = open_pair(folder)
+    if pair.strong.card["profile"] != json.loads(json.dumps(dataclasses.asdict(profile))):
+        raise CheckpointError(
+            f"{folder} was built from another '{profile.name}' profile", remedy="delete the folder and build it again"
+        )
+    return pair
 
 
 def _items(profile: Profile, seed: int) -> Iterator[Item]:
@@ -138,7 +149,6 @@ def _card(profile: Profile, strong: Model, weak: Model, tokenizer: ChatTokenizer
         "profile": dataclasses.asdict(profile),
         "data": "procedural tutor, documentation of the installed Python packages (bitweir_compression.corpus)",
         "licence": "Apache-2.0",
-        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
         **provenance(),
         "measured": check(profile, strong, weak, tokenizer),
     }

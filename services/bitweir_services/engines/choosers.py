@@ -14,8 +14,5 @@ class KeyedGumbel:
 
     def choose(self, logits: Logits, positions: Sequence[Position]) -> list[int]:
         """Return one token a row; see `protocol.Chooser`."""
-        return [self._choose_one(row, at) for row, at in zip(logits, positions, strict=True)]
-
-    @staticmethod
-    def _choose_one(row: Logits, at: Position) -> int:
-        return sampling.sample(row, at.sampling, noise.position_key(at.key, at.candidate, at.stream, at.index))
+        keys = [noise.position_key(at.key, at.candidate, at.stream, at.index) for at in positions]
+        return sampling.sample(list(logits), [at.sampling for at in positions], keys)

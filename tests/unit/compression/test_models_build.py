@@ -1,5 +1,6 @@
 """A build is repeatable, goes on after any interruption, and never mistakes damaged files for a model."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -49,6 +50,12 @@ def test_a_finished_pair_is_returned_as_it_is(finished: Pair) -> None:
     root = finished.strong.folder.parents[1]
     assert build(MICRO, root, refuse).weak.fingerprint == finished.weak.fingerprint
     assert not (root / "micro" / "build").exists()
+
+
+def test_a_pair_of_another_profile_is_not_taken_for_this_one(pair: Path) -> None:
+    other = dataclasses.replace(MICRO, check_prompts=9)
+    with pytest.raises(CheckpointError, match="was built from another 'micro' profile"):
+        build(other, pair.parent, silent)
 
 
 def test_the_card_says_what_was_made(finished: Pair) -> None:

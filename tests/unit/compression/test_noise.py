@@ -107,7 +107,7 @@ def test_distinct_inputs_give_distinct_keys() -> None:
         lambda: noise.seeded_request_key(KEY, "t", 1 << 63, b""),
         lambda: noise.words((0, 0), 0),
         lambda: noise.words((0, 0), (1 << 24) + 1),
-        lambda: noise.choose(np.full(5, noise.NEVER), noise.words((0, 0), 5)),
+        lambda: noise.choose([np.full(5, noise.NEVER)], [noise.words((0, 0), 5)]),
     ],
 )
 def test_out_of_range_is_a_typed_error_with_a_remedy(call) -> None:
