@@ -2,8 +2,9 @@
 
     tokenizer -> strong -> rollouts -> weak -> distilled -> pair
 
-Stage files live in <root>/<profile>/build and go once the pair is written. A build depends on the profile, the code,
-the installed Python (whose documentation is part of the corpus) and the libraries; the model cards name all four.
+Stage files live in <root>/<profile>/build and go once the pair is written. A build depends on the profile, the code, the
+installed Python (whose documentation is part of the corpus), the libraries and the order in which threads add; on one
+machine with one number of threads it gives the same bytes again. The model cards name what it was made with.
 """
 
 import dataclasses
