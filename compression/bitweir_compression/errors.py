@@ -4,6 +4,7 @@
     ├── NoiseError        a key, position or vocabulary size the noise cannot be derived for
     ├── SamplingError     a sampling specification nobody can sample from
     ├── CorpusError       a corpus, family or text file that cannot be used
+    ├── CoderError        weights, symbols or bits the entropy coder cannot code
     └── CheckpointError   a model folder that is missing, incomplete or not the one expected
 
 A bare `ValueError` leaving this package is a defect.
@@ -33,6 +34,10 @@ class SamplingError(CompressionError):
 
 class CorpusError(CompressionError):
     """A corpus, family or text file that cannot be used."""
+
+
+class CoderError(CompressionError):
+    """Weights, symbols or bits that the entropy coder cannot code; nothing was coded."""
 
 
 class CheckpointError(CompressionError):
