@@ -9,7 +9,7 @@ PROFILE ?= tiny
 NAME ?= noise
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed-$(subst /,_,$(PYTHON))-$(TORCH)
 # Spinning OpenMP threads starve their neighbours on a shared machine; waiting ones do not (docs/concepts.md).
 export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
@@ -24,7 +24,8 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed "$(TORCH)"
 	$(BIN)/pip install --quiet -e ".[dev]"
-	@touch $(STAMP)
+	@rm -f $(VENV)/.installed-*
+	@touch "$@"
 
 setup: $(STAMP) ## create .venv and install the project into it
 

@@ -19,8 +19,11 @@ RESULTS = Path(__file__).parent / "results"
 def write(name: str, *, seed: int, figures: dict[str, Any]) -> Path:
     """Write one result file and return its path."""
     path = RESULTS / f"{name}.json"
+    where = provenance()
+    if not where["commit"].isalnum() or where["commit"] == "unknown":
+        print(f"the tree differs from a commit ({where['commit']}): commit first if this result is to be kept")
     document = {"name": name, "measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "seed": seed}
-    path.write_text(json.dumps({**document, **provenance(), "figures": figures}, indent=1) + "\n")
+    path.write_text(json.dumps({**document, **where, "figures": figures}, indent=1) + "\n")
     return path
 
 

@@ -3,9 +3,10 @@
 Rules:
 1. A yardstick counts the bytes (of token ids: the bits) of something that decodes back to the text, given what the
    receiver has anyway: the prompt, the vocabulary, the library.
-2. What tells the receiver where a message ends is counted in no row, ours included: it belongs to the frame, whose
-   total is reported apart. What a compressor's own format adds inside a message (zlib's 6 bytes of header and checksum,
-   xz's container, zstd's header) is counted, as whoever used it would send it.
+2. What tells the receiver where a message ends is counted in no row of text. A caller whose tokens end with an end
+   token counts it in `token_ids`, and so gives the text rows an advantage. What a compressor's own format adds inside
+   a message (zlib's 6 bytes of header and checksum, xz's container, zstd's header) is counted, as whoever used it
+   would send it.
 3. Per-message rows may be sent as soon as a message is done. The row over the whole corpus may not: it bounds what a
    general compressor finds, is no service, and has the advantage of rule 2 (no boundaries inside its stream).
 

@@ -179,8 +179,8 @@ def _categorical(weights: Weights) -> Any:
         raise CoderError(
             f"weights of shape {weights.shape} and type {weights.dtype}", remedy=f"use int64 [1 to {ALPHABET_MAX}]"
         )
-    # A sum that wraps is negative or small next to the largest weight, which is checked first.
-    if int(weights.min()) < 0 or int(weights.max()) >= WEIGHT_SUM_LIMIT // len(weights) + 1:
+    # The second check keeps the int64 sum below from wrapping.
+    if int(weights.min()) < 0 or int(weights.max()) > ((1 << 63) - 1) // len(weights):
         raise CoderError("a weight is negative or too large", remedy=f"keep the sum below {WEIGHT_SUM_LIMIT}")
     if not 0 < int(weights.sum()) < WEIGHT_SUM_LIMIT:
         raise CoderError(f"weights of sum {int(weights.sum())}", remedy=f"keep the sum in 1..{WEIGHT_SUM_LIMIT - 1}")

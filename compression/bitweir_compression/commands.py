@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from bitweir_compression import noise as seeded_noise
-from bitweir_compression.console import StageProgress, print_json
+from bitweir_compression.console import StageProgress, print_json, resumable
 from bitweir_compression.corpus import Split
-from bitweir_compression.errors import CorpusError, NoiseError
+from bitweir_compression.errors import CheckpointError, CorpusError, NoiseError
 from bitweir_compression.models.profiles import PROFILES, profile_named
 from bitweir_compression.noise import NoiseStream
 
@@ -36,7 +36,7 @@ def build_models(
     from bitweir_compression.models.build import build
     from bitweir_compression.models.checkpoint import models_root
 
-    with StageProgress() as progress:
+    with StageProgress() as progress, resumable("bitweir models build goes on where it stopped"):
         pair = build(chosen, root or models_root(), progress, device)
     _print_pair([pair.strong.card, pair.weak.card], json=json)
 
@@ -78,7 +78,9 @@ def corpus(
 
     if name not in ("tutor", "documentation"):
         raise CorpusError(f"no corpus '{name}'", remedy="use tutor or documentation")
-    if family and name == "tutor":
+    if family and name != "tutor":
+        raise CorpusError("only the tutor has families", remedy="leave --family out")
+    if family:
         source = tutor.generate_family(family, seed, split)
     else:
         source = (tutor if name == "tutor" else documentation).generate(seed, split)
@@ -128,10 +130,21 @@ def _print_pair(cards: list[Mapping[str, Any]], *, json: bool) -> None:
 
 
 def _print_measured(measured: Mapping[str, Any]) -> None:
-    typer.echo("held-out, bits per visible token        strong    weak    H(P)   KL(P||W)")
+    """Print the table of `build.check`; a card that lacks a figure of it is no card of ours."""
+    try:
+        lines = _measured_lines(measured)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"a model card lacks figures: {error!r}", remedy="build the models again") from error
+    for line in lines:
+        typer.echo(line)
+
+
+def _measured_lines(measured: Mapping[str, Any]) -> list[str]:
+    lines = ["held-out, bits per visible token        strong    weak    H(P)   KL(P||W)"]
     for kind in ("reference", "written"):
         for name, row in measured[kind].items():
             figures = (row["strong_bits"], row["weak_bits"], row["entropy_bits"], row["kl_bits"])
-            typer.echo(f"  {kind} {name:<28}" + "".join(f"{figure:8.3f}" for figure in figures))
+            lines.append(f"  {kind} {name:<28}" + "".join(f"{figure:8.3f}" for figure in figures))
     shares = measured["exact_share"]
-    typer.echo(f"exact greedy tutor answers: strong {shares['strong']:.1%}, weak {shares['weak']:.1%}")
+    lines.append(f"exact greedy tutor answers: strong {shares['strong']:.1%}, weak {shares['weak']:.1%}")
+    return lines

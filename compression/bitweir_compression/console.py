@@ -1,12 +1,14 @@
 """How commands talk: results on stdout, progress on stderr, quiet where nobody watches.
 
 Rules:
-1. On a terminal progress is a live bar; elsewhere it is one line a stage, so that logs stay short.
+1. On a terminal progress is a live bar; elsewhere it is a line when a stage begins and one when it ends.
 2. `--json` prints exactly one JSON document on stdout.
 """
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -50,10 +52,22 @@ class StageProgress:
             self._stage = stage
             if self._live:
                 self._task = self._bar.add_task(stage, total=total, note=note)
+            elif done < total:
+                typer.echo(f"{stage}: {total} steps", err=True)
         if self._live and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)
         elif done == total:
             typer.echo(f"{stage}: {done} of {total} {note}".rstrip(), err=True)
+
+
+@contextmanager
+def resumable(advice: str) -> Iterator[None]:
+    """Say after Ctrl-C what the next call will do; the interrupt goes on and ends the command with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"bitweir: interrupted; {advice}", err=True)
+        raise
 
 
 def print_json(document: Any) -> None:

@@ -136,6 +136,13 @@ def gumbel(word: Words) -> Scores:
     return result
 
 
+def log2_units(value: Scores) -> Scores:
+    """Return log2 of integers 0 < value < 2**53 in the unit of the noise, 2**-24 bits, within one unit."""
+    shift = TABLE_FRACTION_BITS - FRACTION_BITS
+    result: Scores = (_log2(value) + (1 << (shift - 1))) >> shift
+    return result
+
+
 def choose(scores: Sequence[Scores], word: Sequence[Words]) -> list[int]:
     """Return argmax(scores + gumbel(word)) of each row, lowest id on a tie; exact noise only where it can win.
 

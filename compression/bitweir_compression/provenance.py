@@ -34,13 +34,24 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the commit of the checkout this code runs from, `+` after it where files are changed."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+    """Return the commit of the checkout this file belongs to, `+` after it where anything differs from the commit.
+
+    `unknown` where the file is installed rather than checked out, even inside somebody's repository.
+    """
+    here = Path(__file__)
+    if _git(here, "ls-files", "--error-unmatch", here.name) is None:
+        return "unknown"
+    head, changes = _git(here, "rev-parse", "HEAD"), _git(here, "status", "--porcelain")
+    return "unknown" if head is None else head + ("+" if changes else "")
+
+
+def _git(file: Path, *words: str) -> str | None:
+    """Return what git prints in the file's folder, or None where it fails."""
+    command = ["git", "-C", str(file.parent), *words]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT_S)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return None
     return result.stdout.strip()
 
 

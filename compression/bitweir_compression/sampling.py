@@ -1,8 +1,9 @@
 """From logits to the integer scores that seeded noise is added to: temperature, bias and truncation, in one place.
 
 Rules:
-1. Order: bias, temperature, top-k, top-p (of what top-k left, renormalised), min-p (relative to the most likely token).
-   Ties at a border go to the lower token id, so the kept set is a function of the logits alone.
+1. Order: bias, forbidden tokens, temperature, top-k, top-p (of what top-k left, renormalised), min-p (relative to the
+   most likely token). Ties at a border go to the lower token id, so the kept set is a function of the logits; at the
+   very border of top-p it also depends on how this machine rounds `exp` and a sum.
 2. Temperature 0 is greedy: the highest biased logit, lowest id on a tie; truncation cannot change it and no noise
    enters.
 3. Everything here runs in float64 on whatever logits the engine gave; after `scores` there are only integers.
@@ -39,6 +40,7 @@ class SamplingSpec:
         top_p: keep the smallest set of most likely tokens with at least this mass; 0 < top_p <= 1.
         min_p: drop tokens less likely than this share of the most likely one; 0 <= min_p <= 1.
         logit_bias: (token id, bias) pairs, biases in nats from -100 to 100; -inf forbids a token.
+        forbidden: token ids that are never drawn, whatever the bias says.
 
     Raises:
         SamplingError: a value is out of range.
@@ -49,6 +51,7 @@ class SamplingSpec:
     top_p: float = 1.0
     min_p: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    forbidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.temperature == 0 or TEMPERATURE_MIN <= self.temperature <= TEMPERATURE_MAX):
@@ -66,6 +69,8 @@ class SamplingSpec:
             raise SamplingError(
                 f"{len(self.logit_bias)} biased tokens", remedy=f"bias at most {LOGIT_BIAS_COUNT_MAX} tokens"
             )
+        if any(token < 0 for token in self.forbidden):
+            raise SamplingError("a forbidden token id is negative", remedy="token ids count from 0")
         for token, bias in self.logit_bias:
             if token < 0 or not (abs(bias) <= LOGIT_BIAS_LIMIT or bias == -math.inf):
                 raise SamplingError(
@@ -113,6 +118,10 @@ def sample(
         specs: how to draw each row.
         keys: the noise position of each row.
     """
+    if not len(logits) == len(specs) == len(keys):
+        raise SamplingError(
+            f"{len(logits)} rows, {len(specs)} specifications, {len(keys)} keys", remedy="give one of each a row"
+        )
     greedy = {row: int(_scaled(logits[row], spec).argmax()) for row, spec in enumerate(specs) if spec.temperature == 0}
     drawn = [row for row in range(len(logits)) if row not in greedy]
     integer_scores = [scores(logits[row], specs[row]) for row in drawn]
@@ -128,6 +137,9 @@ def _scaled(logits: npt.ArrayLike, spec: SamplingSpec) -> Probabilities:
         if token >= len(biased):
             raise SamplingError(f"logit bias for token {token} of {len(biased)}", remedy="bias a token it has")
         biased[token] += bias
+    if any(token >= len(biased) for token in spec.forbidden):
+        raise SamplingError(f"a forbidden token is not one of {len(biased)}", remedy="forbid a token it has")
+    biased[list(spec.forbidden)] = -math.inf
     top = biased.max()
     if not math.isfinite(top):
         what = "a logit is NaN or infinite" if math.isnan(top) or top > 0 else "every token is forbidden"

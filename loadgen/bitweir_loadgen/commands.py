@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bitweir_compression.console import StageProgress, print_json
+from bitweir_compression.console import StageProgress, print_json, resumable
 from bitweir_compression.models.checkpoint import models_root
 from bitweir_compression.models.profiles import profile_named
 from bitweir_compression.sampling import SamplingSpec
@@ -31,7 +31,7 @@ def demo(
 
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = RunFolder(out or Path("runs") / f"demo-{stamp}")
-    with StageProgress() as progress:
+    with StageProgress() as progress, resumable(f"{folder.path} is incomplete; a build goes on where it stopped"):
         pair = build(chosen, models or models_root(), progress)
         summary = run_demo(pair, folder, profile=profile, size=size, seed=seed, sampling=sampling, progress=progress)
     if json:

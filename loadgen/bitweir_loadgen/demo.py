@@ -48,7 +48,7 @@ def run_demo(
     answers = answer(loaded, prompts(size, seed), seed=seed, sampling=sampling, limits=limits, progress=progress)
     rows = [asdict(a) for a in answers]
     folder.write_rows("requests.jsonl", rows)
-    costs = upload_costs(pair, loaded, answers, temperature=sampling.temperature)
+    costs = upload_costs(pair, loaded, answers, sampling=sampling)
     summary = {"config": config, "costs": costs, "answers": rows}
     folder.write_json("summary.json", {"config": config, "costs": costs})
     folder.write_text("report.html", render(summary))

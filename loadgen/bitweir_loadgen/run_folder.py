@@ -15,22 +15,23 @@ from bitweir_loadgen.errors import RunFolderError
 
 
 class RunFolder:
-    """Writes into a new folder; refuses one that holds anything."""
+    """Writes into a new folder; refuses one that is there already."""
 
     def __init__(self, path: Path) -> None:
         """Create the folder.
 
         Raises:
-            RunFolderError: it cannot be made, or is not empty.
+            RunFolderError: it cannot be made, or is there already.
         """
         self.path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            is_empty = not any(path.iterdir())
+            path.mkdir(parents=True)
+        except FileExistsError as error:
+            raise RunFolderError(
+                f"{path} exists", remedy="name a new folder: a run never overwrites another"
+            ) from error
         except OSError as error:
             raise RunFolderError(f"cannot write to {path}: {error.strerror}", remedy="name another folder") from error
-        if not is_empty:
-            raise RunFolderError(f"{path} is not empty", remedy="name a new folder: a run never overwrites another")
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> Path:
         """Write one JSON document."""
@@ -44,6 +45,6 @@ class RunFolder:
         """Write a text file in one step."""
         target = self.path / name
         partial = self.path / f"{name}.partial"
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         partial.replace(target)
         return target

@@ -3,8 +3,10 @@
 Rules:
 1. The noise key of prompt i is `request_key(master, i)` with a master key derived from the seed: the same seed,
    prompts and model give the same answers. Another batch size can change one only through the model's float rounding.
-2. Costs are of visible tokens only; reasoning stays where it was written. The rows measured against the weak model are
-   ideal code lengths: no coder and no frame is behind them, and the report says so.
+2. Costs are of visible tokens only; reasoning stays where it was written. The row measured against the weak model is
+   an ideal code length: no coder and no frame is behind it, and the report says so.
+3. The two rows that count tokens pay for the end token of every answer, as a coder must; the rows that count text do
+   not say where a message ends, which favours them.
 """
 
 import hashlib
@@ -119,7 +121,9 @@ def answer(
     ]
 
 
-def upload_costs(pair: Pair, loaded: LoadedPair, answers: Sequence[Answer], *, temperature: float) -> dict[str, Any]:
+def upload_costs(
+    pair: Pair, loaded: LoadedPair, answers: Sequence[Answer], *, sampling: SamplingSpec
+) -> dict[str, Any]:
     """Return what uploading the answers costs by each yardstick, and against the weak model.
 
     Returns:
@@ -131,7 +135,7 @@ def upload_costs(pair: Pair, loaded: LoadedPair, answers: Sequence[Answer], *, t
     if not written:
         raise RequestError("no answer has visible text", remedy="raise the token limits or use a better model")
     rows = [exchange(tokenizer, a.prompt, [*a.hidden, *a.visible]) for a in written]
-    measured = measure(loaded.strong, loaded.weak, tokenizer.pad, rows, temperature=temperature or 1.0)
+    measured = measure(loaded.strong, loaded.weak, tokenizer, rows, sampling)
     texts = [(a.prompt, a.text) for a in written]
     token_count = measured.token_count
     byte_count = sum(len(text.encode()) for _, text in texts)
@@ -159,11 +163,12 @@ def upload_costs(pair: Pair, loaded: LoadedPair, answers: Sequence[Answer], *, t
             for name, bits, note in table
         ],
         "measured": asdict(measured),
-        "guard": _guarded(answers),
+        "guard": _guarded(answers, tokenizer.end),
     }
 
 
-def _guarded(answers: Sequence[Answer]) -> dict[str, Any]:
+def _guarded(answers: Sequence[Answer], end: int) -> dict[str, Any]:
     truncated = sum(a.finish is Finish.LENGTH for a in answers)
-    result = guard.examine([a.visible for a in answers], [a.text for a in answers], truncated_count=truncated)
+    tokens = [[token for token in a.visible if token != end] for a in answers]
+    result = guard.examine(tokens, [a.text for a in answers], truncated_count=truncated)
     return {**asdict(result), "verdict": result.verdict, "reasons": list(result.reasons)}

@@ -12,6 +12,7 @@ from bitweir_compression.console import StageProgress, print_json
 from bitweir_compression.corpus.prompts import read_prompts
 from bitweir_compression.models.checkpoint import models_root, open_pair
 from bitweir_compression.sampling import SamplingSpec
+from bitweir_services.errors import RequestError
 
 
 def generate(
@@ -36,16 +37,18 @@ def generate(
     sampling = SamplingSpec(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     texts = [record.prompt for record in read_prompts(prompts)[:count]]
     pair = open_pair((models or models_root()) / profile)
+    partial = _writable(out)
     from bitweir_services.answering import Limits, answer, load, upload_costs
 
     loaded = load(pair)
     limits = Limits(visible_tokens, hidden_tokens, slots)
     with StageProgress() as progress:
         answers = answer(loaded, texts, seed=seed, sampling=sampling, limits=limits, progress=progress)
-    costs = upload_costs(pair, loaded, answers, temperature=temperature)
     rows = [asdict(a) for a in answers]
-    if out is not None:
-        out.write_text("".join(json_lines.dumps(row) + "\n" for row in rows))
+    if out is not None and partial is not None:
+        partial.write_text("".join(json_lines.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        partial.replace(out)
+    costs = upload_costs(pair, loaded, answers, sampling=sampling)
     if json:
         print_json({"answers": rows, "costs": costs})
         return
@@ -54,6 +57,20 @@ def generate(
             typer.echo(json_lines.dumps(row))
     for line in cost_lines(costs):
         typer.echo(line, err=True)
+
+
+def _writable(out: Path | None) -> Path | None:
+    """Open the output before the work, so that a typing mistake costs nothing."""
+    if out is None:
+        return None
+    partial = out.with_name(out.name + ".partial")
+    try:
+        partial.write_text("", encoding="utf-8")
+    except OSError as error:
+        raise RequestError(
+            f"cannot write {out}: {error.strerror}", remedy="name a file in a folder that exists"
+        ) from error
+    return partial
 
 
 def cost_lines(costs: Mapping[str, Any]) -> Sequence[str]:
@@ -66,7 +83,7 @@ def cost_lines(costs: Mapping[str, Any]) -> Sequence[str]:
             f"{row['name']:<12}{row['bits'] / 8:>10,.0f}{row['bits_per_token']:>12.3f}{row['bits_per_byte']:>11.3f}"
             f"{row['upload_over_weights']:>16.2e}"
         )
-    lines.append("weak_model is an ideal code length, -log2 W: no coder and no framing are behind it yet.")
+    lines.append("weak_model is an ideal code length, -log2 W with the end of each answer: no coder, no framing yet.")
     lines.append(f"H(P) {measured['entropy_bits']:.3f}, KL(P||W) {measured['kl_bits']:.3f} bits per token")
     guard = costs["guard"]
     lines.append(f"degeneracy guard: {guard['verdict']}" + "".join(f"\n  {reason}" for reason in guard["reasons"]))

@@ -1,6 +1,7 @@
 """The command line from outside: results, repeatability, and mistakes that end in one line and exit code 2."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,9 @@ def test_corpus_prints_the_same_items_for_the_same_seed(tmp_path: Path) -> None:
         (("noise", "--tokens", "0"), "vocabulary of 0 tokens"),
         (("corpus", "poems"), "no corpus 'poems'"),
         (("corpus", "tutor", "--family", "poems"), "poems"),
+        (("corpus", "documentation", "--family", "dates"), "only the tutor has families"),
+        (("models", "build", "--device", "tpu"), "no device 'tpu'"),
+        (("models", "build", "--models", "/proc/nothing"), "cannot write"),
         (("models", "show", "--profile", "huge"), "no profile 'huge'"),
         (("models", "show"), "no model at"),
         (("models", "check"), "no model at"),
@@ -66,6 +70,27 @@ def test_mistakes_end_in_one_line(tmp_path: Path, words: tuple, message: str) ->
     (tmp_path / "broken.jsonl").write_text("{")
     assert_refused(bitweir(*words, cwd=tmp_path), message)
     assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_says_what_happens_next_and_exits_with_130(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-c", "from bitweir_loadgen.cli import main; main()", "models", "build"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        # The first line comes when the tokenizer is trained and the first step of the first model is done.
+        lines = [process.stderr.readline(), process.stderr.readline()]
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130, [*lines, rest]
+    assert "goes on where it stopped" in rest
+    assert "Traceback" not in rest
+    assert (tmp_path / "models" / "tiny" / "build" / "tokenizer.json").is_file()
+
+
+@needs_pair
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(repository_root: Path, tmp_path: Path) -> None:
+    tiny_pair(repository_root)
+    (tmp_path / "prompts.txt").write_text("Hello\n")
+    words = ("generate", "prompts.txt", "--models", str(repository_root / "models"), "--out", "missing/x.jsonl")
+    assert_refused(bitweir(*words, cwd=tmp_path), "cannot write missing/x.jsonl")
 
 
 def test_an_unknown_command_exits_with_2(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_report_escapes_what_a_model_writes(run: Path) -> None:
 
 
 def test_a_run_never_overwrites_another(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="is not empty"):
+    with pytest.raises(RunFolderError, match="exists"):
         RunFolder(run)
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -121,7 +121,7 @@ def test_a_prompt_too_long_is_named_and_nothing_is_generated(loaded: LoadedPair)
 
 def test_no_visible_text_is_an_error_not_a_division_by_zero(pair: Pair, loaded: LoadedPair) -> None:
     with pytest.raises(RequestError, match="no answer has visible text"):
-        upload_costs(pair, loaded, [], temperature=1.0)
+        upload_costs(pair, loaded, [], sampling=SamplingSpec())
 
 
 def test_public_prompts_when_present(repository_root: Path, loaded: LoadedPair, pair: Pair) -> None:
@@ -132,5 +132,5 @@ def test_public_prompts_when_present(repository_root: Path, loaded: LoadedPair, 
         pytest.skip("the public GSM8K prompts are not beside the checkout")
     texts = [record.prompt for record in read_prompts(path)[:8]]
     answers = answer(loaded, texts, seed=1, sampling=SamplingSpec(), limits=Limits(), progress=silent)
-    costs = upload_costs(pair, loaded, answers, temperature=1.0)
+    costs = upload_costs(pair, loaded, answers, sampling=SamplingSpec())
     assert costs["tokens"] > 0

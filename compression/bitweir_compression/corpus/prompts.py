@@ -23,6 +23,7 @@ from bitweir_compression.errors import CorpusError
 
 FILE_BYTES_MAX = 64 << 20  # bytes; the public sets this was made for (GSM8K, tldr) have 4-10 MB
 LINE_BYTES_MAX = 1 << 20  # bytes a line; a quarter of a million tokens, more than a context holds
+LINES_MAX = 400_000  # lines, blank ones included; twice the records
 ROWS_MAX = 200_000  # records; at the shortest answers still days of generation on one machine
 
 PROMPT_FIELDS = ("prompt", "question")
@@ -68,6 +69,8 @@ def read_prompts(path: Path) -> list[PromptRecord]:
     records: list[PromptRecord] = []
     for line_number, raw in enumerate(_read(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         where = f"{path}:{line_number}"
+        if line_number > LINES_MAX:
+            raise CorpusError(f"{where}: more than {LINES_MAX:,} lines", remedy="remove blank lines or keep a sample")
         line = _decode(raw, where).strip()
         if not line:
             continue

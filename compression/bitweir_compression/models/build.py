@@ -2,12 +2,13 @@
 
     tokenizer -> strong -> rollouts -> weak -> distilled -> pair
 
-Stage files live in <root>/<profile>/build and go once the pair is written. A build depends on the profile, the code, the
-installed Python (whose documentation is part of the corpus), the libraries and the order in which threads add; on one
-machine with one number of threads it gives the same bytes again. The model cards name what it was made with.
+Stage files live in <root>/<profile>/build and go once the pair is written. A build depends on the profile, the code,
+the installed Python (whose documentation is part of the corpus), the libraries and the order in which threads add; on
+one machine with one number of threads it gives the same bytes again. The model cards name what it was made with.
 """
 
 import dataclasses
+import hashlib
 import json
 import random
 import shutil
@@ -22,6 +23,7 @@ from bitweir_compression.models.chat import ChatTokenizer, load_tokenizer, train
 from bitweir_compression.models.checkpoint import Pair, open_pair, write
 from bitweir_compression.models.evaluation import exact_share, measure, written_exchanges
 from bitweir_compression.models.examples import Exchange, batches, exchange, exchanges, items
+from bitweir_compression.models.loading import check_device
 from bitweir_compression.models.profiles import Profile, Schedule
 from bitweir_compression.models.rollouts import read_rollouts, write_rollouts
 from bitweir_compression.models.training import (
@@ -33,9 +35,11 @@ from bitweir_compression.models.training import (
     text_loss,
     train,
 )
-from bitweir_compression.provenance import provenance
+from bitweir_compression.provenance import provenance, versions
 
 # Seeds of the stages, apart from each other so that no two see the same stream.
+# Training items hashed into inputs.json: a change of the corpus shows in the first few hundred.
+INPUT_SAMPLE = 500
 TOKENIZER_SEED, STRONG_SEED, WEAK_SEED, ROLLOUT_SEED, DISTILLATION_SEED = range(1, 6)
 
 
@@ -51,14 +55,21 @@ def build(profile: Profile, root: Path, progress: Progress, device: str = "cpu")
         device: `cpu` or `cuda`.
 
     Raises:
-        CheckpointError: a file of an earlier build is damaged or belongs to something else.
+        CheckpointError: a file of an earlier build is damaged or belongs to something else, the device is not there,
+            or the folder cannot be written.
     """
+    check_device(device)
     folder = root / profile.name
     if (folder / "strong").is_dir() and (folder / "weak").is_dir():
         return _finished(profile, folder)
     work = folder / "build"
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        _check_inputs(profile, work)
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {work}: {error.strerror}", remedy="name another models root") from error
     tokenizer = _tokenizer(profile, work)
+    progress("tokenizer", 1, 1, 0.0)
     strong = new_model(profile.strong, tokenizer, profile.context_tokens, profile.seed).to(device)
     _train_stage(
         profile, tokenizer, strong, text_loss(strong, tokenizer.pad), stage="strong", work=work, progress=progress
@@ -92,7 +103,25 @@ def _finished(profile: Profile, folder: Path) -> Pair:
         raise CheckpointError(
             f"{folder} was built from another '{profile.name}' profile", remedy="delete the folder and build it again"
         )
+    shutil.rmtree(folder / "build", ignore_errors=True)
     return pair
+
+
+def _check_inputs(profile: Profile, work: Path) -> None:
+    """Write down what the build depends on, or refuse to go on with a build that depended on something else."""
+    sample = hashlib.sha256(repr(list(islice(_items(profile, STRONG_SEED), INPUT_SAMPLE))).encode()).hexdigest()
+    inputs = {"profile": dataclasses.asdict(profile), "versions": versions(), "training_items": sample}
+    text = json.dumps(inputs, indent=1)
+    path = work / "inputs.json"
+    if not path.is_file():
+        if any(work.iterdir()):
+            raise CheckpointError(f"{work} holds files of an unknown build", remedy="delete it and build again")
+        path.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text:
+        raise CheckpointError(
+            f"{work} was begun with another profile, other library versions or another corpus",
+            remedy="delete it and build again, or go back to what it was begun with",
+        )
 
 
 def _items(profile: Profile, seed: int) -> Iterator[Item]:
@@ -107,7 +136,7 @@ def _tokenizer(profile: Profile, work: Path) -> ChatTokenizer:
         texts = chain.from_iterable((item.prompt, item.reasoning, item.answer) for item in source)
         tokenizer = train_tokenizer(texts, profile.vocabulary_size)
         partial = path.with_suffix(".partial")
-        partial.write_text(tokenizer.to_json())
+        partial.write_text(tokenizer.to_json(), encoding="utf-8")
         partial.replace(path)
     return load_tokenizer(work)
 
@@ -169,7 +198,7 @@ def check(profile: Profile, strong: Model, weak: Model, tokenizer: ChatTokenizer
         reference = list(exchanges(tokenizer, iter(held_out), context))
         written = written_exchanges(strong, tokenizer, held_out, temperature=1.0, tokens_max=longest)
         for kind, rows in (("reference", reference), ("written", written)):
-            result[kind][corpus] = dataclasses.asdict(measure(strong, weak, tokenizer.pad, rows))
+            result[kind][corpus] = dataclasses.asdict(measure(strong, weak, tokenizer, rows))
         if corpus == "tutor":
             result["exact_share"] = {
                 "strong": exact_share(strong, tokenizer, held_out, longest, reasons=True),

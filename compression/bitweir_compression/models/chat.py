@@ -19,7 +19,7 @@ from typing import Final
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from bitweir_compression.corpus import Item
-from bitweir_compression.errors import CheckpointError
+from bitweir_compression.errors import CheckpointError, CorpusError
 
 PAD: Final = "<|pad|>"
 USER: Final = "<|user|>"
@@ -73,7 +73,17 @@ class ChatTokenizer:
         self.special_ids = frozenset(ids.values())
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of plain text; never a special id."""
+        """Return the ids of plain text; never a special id.
+
+        Raises:
+            CorpusError: the text holds a lone surrogate, which no UTF-8 can carry.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                f"a text is not valid Unicode: {error.reason}", remedy="remove lone surrogates"
+            ) from error
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:

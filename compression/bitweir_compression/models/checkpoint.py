@@ -23,6 +23,9 @@ WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model_card.json"
 # The files whose bytes decide what a model computes, in the order they are hashed.
 HASHED_FILES = ("config.json", WEIGHTS_FILE, "tokenizer.json")
+EXPECTED_FILES = frozenset({*HASHED_FILES, CARD_FILE, "tokenizer_config.json", "generation_config.json"})
+# What every card says, and of what type.
+CARD_FIELDS = {"role": str, "profile": dict, "measured": dict, "parameter_count": int, "fingerprint": str}
 CARD_BYTES_MAX = 1 << 20
 HASH_CHUNK_BYTES = 1 << 20
 
@@ -48,14 +51,14 @@ class Checkpoint:
         return load_tokenizer(self.folder)
 
     def model(self, device: str = "cpu") -> "Model":
-        """Load the weights as float32, in evaluation mode. Imports torch and transformers."""
-        import torch  # noqa: PLC0415 - reading a card must not load torch
-        from transformers import AutoModelForCausalLM  # noqa: PLC0415
-        from transformers.utils import logging  # noqa: PLC0415
+        """Load the weights as float32, in evaluation mode. Imports torch and transformers.
 
-        logging.disable_progress_bar()
-        model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32, local_files_only=True)
-        return model.to(device).eval()
+        Raises:
+            CheckpointError: the configuration is not one of ours, or the weights are not exactly those it calls for.
+        """
+        from bitweir_compression.models.loading import load_model  # noqa: PLC0415 - reading a card must not load torch
+
+        return load_model(self.folder, device)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     missing = [name for name in (*HASHED_FILES, CARD_FILE) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}", remedy="delete the folder and build it again")
+    extra = sorted({path.name for path in folder.iterdir()} - EXPECTED_FILES)
+    if extra:
+        raise CheckpointError(f"{folder} holds {', '.join(extra)[:120]}", remedy="keep only the files of a build in it")
     card = _read_card(folder / CARD_FILE)
     digest = fingerprint(folder)
     if card.get("fingerprint") != digest:
@@ -120,13 +126,12 @@ def write(folder: Path, model: "Model", tokenizer: ChatTokenizer, card: Mapping[
     partial.mkdir(parents=True)
     logging.disable_progress_bar()
     model.save_pretrained(partial)
-    (partial / "tokenizer.json").write_text(tokenizer.to_json())
+    (partial / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     context_tokens = int(model.config.max_position_embeddings)
-    (partial / "tokenizer_config.json").write_text(
-        json.dumps(tokenizer_config(context_tokens, reasons=reasons), indent=1)
-    )
+    config = json.dumps(tokenizer_config(context_tokens, reasons=reasons), indent=1)
+    (partial / "tokenizer_config.json").write_text(config, encoding="utf-8")
     complete = {**card, "parameter_count": model.num_parameters(), "fingerprint": fingerprint(partial)}
-    (partial / CARD_FILE).write_text(json.dumps(complete, indent=1) + "\n")
+    (partial / CARD_FILE).write_text(json.dumps(complete, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
 
@@ -148,8 +153,8 @@ def _read_card(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{path} is over {CARD_BYTES_MAX} bytes", remedy="this is no model card")
     try:
         card = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", remedy="delete the folder and build it again") from error
-    if not isinstance(card, dict):
+    if not isinstance(card, dict) or not all(type(card.get(name)) is kind for name, kind in CARD_FIELDS.items()):
         raise CheckpointError(f"{path} is not a model card", remedy="delete the folder and build it again")
     return card

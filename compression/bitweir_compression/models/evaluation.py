@@ -4,10 +4,12 @@ P is the strong model's distribution after its own reasoning, W the weak model's
 so the KL printed here is what a coder has to pay for, guessing included.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn.functional import log_softmax
 
@@ -16,6 +18,7 @@ from bitweir_compression.models.chat import ChatTokenizer
 from bitweir_compression.models.examples import Exchange, batches, exchange, strong_visible_batch, weak_batch
 from bitweir_compression.models.rollouts import BATCH_SEQUENCES, continue_batch
 from bitweir_compression.models.training import Model, outputs
+from bitweir_compression.sampling import SamplingSpec, probabilities
 
 # Padded tokens of a batch; evaluation holds no gradients, so this is small on purpose.
 BATCH_TOKENS = 4096
@@ -23,11 +26,15 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Measurement:
-    """Means over counted visible tokens, in bits per token, at the temperature measured at.
+    """Means over counted visible tokens, the end token included, in bits per token.
+
+    P is what tokens are drawn from: after temperature and truncation, special tokens forbidden; at temperature 0 it is
+    the greedy token. W is the weak model at that temperature (at 1 where it is 0), special tokens forbidden, not
+    truncated.
 
     Attributes:
-        token_count: visible tokens counted, `<|end|>` included.
-        strong_bits: -log2 P of the token that is there.
+        token_count: visible tokens counted.
+        strong_bits: -log2 of the token that is there under the strong model, not truncated.
         weak_bits: -log2 W of the same token: what plain arithmetic coding pays.
         entropy_bits: H(P).
         kl_bits: KL(P || W).
@@ -42,26 +49,34 @@ class Measurement:
 
 @torch.inference_mode()
 def measure(
-    strong: Model, weak: Model, pad: int, source: Sequence[Exchange], *, temperature: float = 1.0
+    strong: Model,
+    weak: Model,
+    tokenizer: ChatTokenizer,
+    source: Sequence[Exchange],
+    spec: SamplingSpec = SamplingSpec(),
 ) -> Measurement:
-    """Measure both models on the visible tokens of some exchanges, both at one temperature above 0."""
-    sums = torch.zeros(4, dtype=torch.float64)
-    count = 0
+    """Measure both models on the visible tokens of some exchanges, as they are drawn under a sampling specification."""
+    forbidden = sorted(tokenizer.special_ids - {tokenizer.end})
+    spec = dataclasses.replace(spec, forbidden=tuple(sorted({*spec.forbidden, *forbidden})))
+    temperature = spec.temperature or 1.0
+    is_whole = spec.temperature > 0 and spec.top_k == 0 and spec.top_p == 1 and spec.min_p == 0 and not spec.logit_bias
+    sums, count = torch.zeros(4, dtype=torch.float64), 0
     for group in batches(iter(source), BATCH_TOKENS, seed=0):
-        strong_side, weak_side = strong_visible_batch(group, pad), weak_batch(group, pad)
-        log_p = log_softmax(outputs(strong, strong_side).double() / temperature, dim=-1)
-        log_w = log_softmax(outputs(weak, weak_side).double() / temperature, dim=-1)
+        strong_side, weak_side = strong_visible_batch(group, tokenizer.pad), weak_batch(group, tokenizer.pad)
+        strong_logits = outputs(strong, strong_side).double().cpu()
+        weak_logits = outputs(weak, weak_side).double().cpu()
+        strong_logits[:, list(spec.forbidden)] = weak_logits[:, list(spec.forbidden)] = -math.inf
+        log_strong = log_softmax(strong_logits / temperature, dim=-1)
+        log_w = log_softmax(weak_logits / temperature, dim=-1)
+        p = log_strong.exp()
+        if not is_whole:
+            p = torch.from_numpy(np.stack([probabilities(row, spec) for row in strong_logits.numpy()]))
         rows = torch.arange(len(strong_side.targets))
         targets = torch.from_numpy(strong_side.targets)
-        p = log_p.exp()
-        sums += torch.stack(
-            [
-                -log_p[rows, targets].sum(),
-                -log_w[rows, targets].sum(),
-                -(p * log_p).sum(),
-                (p * (log_p - log_w)).sum(),
-            ]
-        ).cpu()
+        # xlogy is 0 where P is 0; there log W may be -inf, which must not turn 0 * inf into NaN.
+        entropy = -torch.xlogy(p, p).sum()
+        cross = -torch.where(p > 0, p * log_w, 0.0).sum()
+        sums += torch.stack([-log_strong[rows, targets].sum(), -log_w[rows, targets].sum(), entropy, cross - entropy])
         count += len(rows)
     return Measurement(count, *(float(s) / max(count, 1) / math.log(2) for s in sums))
 

@@ -55,7 +55,7 @@ def write_rollouts(
             tokens_max=tokens_max,
             generator=generator,
         )
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             for prompt, continuation in zip(group, continuations, strict=True):
                 file.write(json.dumps({"prompt": prompt, "continuation": continuation}) + "\n")
         done += len(group)
@@ -65,7 +65,7 @@ def write_rollouts(
 def read_rollouts(path: Path) -> list[tuple[str, list[int]]]:
     """Return the (prompt, continuation ids) rows of a rollout file; a last line cut short by a crash is ignored."""
     rows = []
-    lines = path.read_text().split("\n")
+    lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
@@ -136,5 +136,5 @@ def _draw(logits: torch.Tensor, temperature: float, generator: torch.Generator |
 
 def _replace(path: Path, rows: Sequence[tuple[str, list[int]]]) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps({"prompt": p, "continuation": c}) + "\n" for p, c in rows))
+    partial.write_text("".join(json.dumps({"prompt": p, "continuation": c}) + "\n" for p, c in rows), encoding="utf-8")
     partial.replace(path)

@@ -1,8 +1,8 @@
 """Hugging Face models as an engine: one key/value cache with a row per sequence, batched decoding. Imports torch.
 
 Rules:
-1. Rows 0..n-1 of the cache belong to the n admitted sequences; releasing one moves the last row into its place, so
-   every step runs on a prefix of the cache and copies nothing.
+1. Rows 0..n-1 of the cache belong to the n admitted sequences; releasing one moves the last row into its place. A step
+   over all of them reads a prefix of the cache and copies nothing; a step over some copies their rows.
 2. A prompt is prefilled alone, all but its last token; the last token is fed by the first step. A sequence's arithmetic
    then depends on its neighbours only through the kernels a batch size selects (float noise; `benchmarks/engine.py`
    says how often that changes a token).
@@ -12,6 +12,7 @@ Rules:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
@@ -64,11 +65,15 @@ class HuggingFaceEngine:
         sequences = self._slots.step(slots)
         if not sequences:
             return torch.empty((0, self.vocabulary_size)).numpy()
-        fed = torch.tensor([[sequence.pending] for sequence in sequences], device=self._device)
-        logits = self._forward(sequences, fed)
-        for sequence in sequences:
+        # In the order of the cache's rows, so that a step over all sequences reads a prefix of it (rule 1).
+        order = sorted(range(len(sequences)), key=lambda i: sequences[i].row)
+        ordered = [sequences[i] for i in order]
+        fed = torch.tensor([[sequence.pending] for sequence in ordered], device=self._device)
+        logits: Logits = self._forward(ordered, fed).float().cpu().numpy()
+        for sequence in ordered:
             sequence.length += 1
-        result: Logits = logits.float().cpu().numpy()
+        result = np.empty_like(logits)
+        result[order] = logits
         return result
 
     def commit(self, tokens: Mapping[int, int]) -> None:

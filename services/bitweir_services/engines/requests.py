@@ -23,6 +23,8 @@ class Finish(StrEnum):
     """`visible_tokens_max` was reached, or the context is full."""
     CANCELLED = "cancelled"
     """The caller cancelled it."""
+    FAILED = "failed"
+    """No token could be chosen for it: the engine's logits were no numbers, or its own bias left no token."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class FinishEvent:
         hidden: reasoning tokens, the closing one included.
         visible: visible tokens, the end token included where one was written.
         text: the visible text, up to but without a stop string.
+        error: what went wrong, for a request that failed.
     """
 
     request: int
@@ -98,6 +101,7 @@ class FinishEvent:
     hidden: tuple[int, ...]
     visible: tuple[int, ...]
     text: str
+    error: str = ""
 
 
 Event = TokenEvent | FinishEvent

@@ -9,18 +9,27 @@ Rules:
 """
 
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from bitweir_compression.errors import CompressionError
 from bitweir_compression.noise import NoiseStream
 from bitweir_compression.sampling import SamplingSpec
 from bitweir_services.engines.choosers import KeyedGumbel
-from bitweir_services.engines.protocol import Chooser, Engine, Position
-from bitweir_services.engines.requests import Event, Finish, FinishEvent, GenerationRequest, TokenEvent
+from bitweir_services.engines.protocol import Chooser, Engine, Logits, Position
+from bitweir_services.engines.requests import (
+    STOP_STRING_CHARACTERS_MAX,
+    Event,
+    Finish,
+    FinishEvent,
+    GenerationRequest,
+    TokenEvent,
+)
 from bitweir_services.errors import RequestError
 
+# A token is at least a byte and a character at most four, so a stop string ends within so many last tokens.
+STOP_TOKENS = 4 * (STOP_STRING_CHARACTERS_MAX + 1)
 # Requests waiting for a slot; beyond it the caller is told at once instead of waiting for ever.
 QUEUE_REQUESTS_MAX = 100_000
 
@@ -81,8 +90,9 @@ class Scheduler:
 
     @property
     def in_flight_count(self) -> int:
-        """Requests submitted and not yet finished."""
-        return len(self._waiting) + len(self._slots)
+        """Requests whose FinishEvent `step` has not returned yet."""
+        pending = sum(isinstance(event, FinishEvent) for event in self._events)
+        return len(self._waiting) + len(self._slots) + pending
 
     def submit(self, request: GenerationRequest) -> int:
         """Queue a request and return its number: dense, in order of submission.
@@ -129,8 +139,8 @@ class Scheduler:
         if self._slots:
             slots = sorted(self._slots)
             logits = self._engine.step(slots)
-            chosen = self._chooser.choose(logits, [self._position(self._slots[slot]) for slot in slots])
-            tokens = {slot: self._forced(self._slots[slot], token) for slot, token in zip(slots, chosen, strict=True)}
+            chosen = self._choose(slots, logits)
+            tokens = {slot: self._forced(self._slots[slot], token) for slot, token in chosen.items()}
             self._engine.commit({slot: token for slot, (token, _) in tokens.items()})
             for slot, (token, forced) in tokens.items():
                 self._extend(slot, token, forced=forced)
@@ -150,6 +160,20 @@ class Scheduler:
             running = self._waiting.popleft()
             self._engine.admit(slot, running.request.prompt)
             self._slots[slot] = running
+
+    def _choose(self, slots: Sequence[int], logits: Logits) -> dict[int, int]:
+        """Return a token a slot; a row nobody can choose from ends its own request and no other."""
+        positions = [self._position(self._slots[slot]) for slot in slots]
+        try:
+            return dict(zip(slots, self._chooser.choose(logits, positions), strict=True))
+        except CompressionError:
+            chosen: dict[int, int] = {}
+        for row, slot in enumerate(slots):
+            try:
+                chosen[slot] = self._chooser.choose(logits[row : row + 1], positions[row : row + 1])[0]
+            except CompressionError as error:
+                self._release(slot, Finish.FAILED, str(error))
+        return chosen
 
     def _position(self, running: _Running) -> Position:
         index = len(running.hidden) if running.stream is NoiseStream.HIDDEN else len(running.visible)
@@ -184,30 +208,31 @@ class Scheduler:
             return Finish.LENGTH if is_full else None
         if token == self._vocabulary.end:
             return Finish.END
-        if running.request.stop and _stop_index(self._text(running), running.request.stop) is not None:
+        recent = running.visible[-STOP_TOKENS:] if running.request.stop else []
+        if _stop_index(self._text(recent), running.request.stop) is not None:
             return Finish.STOP
         if is_full or len(running.visible) >= running.request.visible_tokens_max:
             return Finish.LENGTH
         return None
 
-    def _release(self, slot: int, finish: Finish) -> None:
+    def _release(self, slot: int, finish: Finish, error: str = "") -> None:
         self._engine.release(slot)
-        self._finish(self._slots.pop(slot), finish)
+        self._finish(self._slots.pop(slot), finish, error)
 
-    def _finish(self, running: _Running, finish: Finish) -> None:
-        text = self._text(running)
+    def _finish(self, running: _Running, finish: Finish, error: str = "") -> None:
+        text = self._text(running.visible)
         text = text[: _stop_index(text, running.request.stop)]
-        self._events.append(FinishEvent(running.number, finish, tuple(running.hidden), tuple(running.visible), text))
+        hidden, visible = tuple(running.hidden), tuple(running.visible)
+        self._events.append(FinishEvent(running.number, finish, hidden, visible, text, error))
 
-    def _text(self, running: _Running) -> str:
-        return self._vocabulary.decode([token for token in running.visible if token != self._vocabulary.end])
+    def _text(self, visible: Sequence[int]) -> str:
+        return self._vocabulary.decode([token for token in visible if token != self._vocabulary.end])
 
     def _restricted(self, spec: SamplingSpec, stream: NoiseStream) -> SamplingSpec:
         """Add rule 4 to what the caller asked for; a caller's bias cannot lift it."""
         allowed = self._vocabulary.end_think if stream is NoiseStream.HIDDEN else self._vocabulary.end
         forbidden = self._vocabulary.special_ids - {allowed}
-        kept = tuple((token, bias) for token, bias in spec.logit_bias if token not in forbidden)
-        return dataclasses.replace(spec, logit_bias=(*kept, *((token, -math.inf) for token in sorted(forbidden))))
+        return dataclasses.replace(spec, forbidden=tuple(sorted({*spec.forbidden, *forbidden})))
 
 
 def _stop_index(text: str, stop: Sequence[str]) -> int | None:

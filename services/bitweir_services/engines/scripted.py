@@ -2,7 +2,8 @@
 
 Rules:
 1. After a prompt it writes the scripted tokens in order, then token `end` for ever.
-2. An unscripted prompt gets a text that is a function of the prompt alone (BLAKE2b), so any prompt works.
+2. An unscripted prompt gets a text that is a function of the prompt alone (BLAKE2b), without special ids, so any prompt
+   works.
 3. At `sharpness` nats above the rest, the scripted token wins against noise except about V * exp(-sharpness) of the
    time; `inf` makes the rest impossible.
 """
@@ -38,6 +39,7 @@ class ScriptedEngine:
         slot_count: int = 128,
         context_tokens: int = 4096,
         end: int = 2,
+        special_ids: frozenset[int] = frozenset(),
         sharpness: float = math.inf,
     ) -> None:
         """Take the scripts; see the rules of this file for the rest."""
@@ -46,6 +48,7 @@ class ScriptedEngine:
         self.slot_count = slot_count
         self._scripts = {tuple(prompt): tuple(text) for prompt, text in scripts.items()}
         self._end = end
+        self._special_ids = special_ids | {end}
         self._sharpness = sharpness
         self._slots: SlotTable[_Text] = SlotTable(slot_count, context_tokens, vocabulary_size)
 
@@ -78,4 +81,4 @@ class ScriptedEngine:
         tokens = (
             int.from_bytes(seed[i : i + 2], "little") % self.vocabulary_size for i in range(0, 2 * UNSCRIPTED_TOKENS, 2)
         )
-        return (*(token for token in tokens if token != self._end), self._end)
+        return (*(token for token in tokens if token not in self._special_ids), self._end)

@@ -52,6 +52,15 @@ def test_nothing_costs_nothing() -> None:
     assert SymbolDecoder(Bits(0, 0)).decode(np.array([7])) == 0
 
 
+def test_one_weight_may_hold_nearly_all_of_the_sum() -> None:
+    weights = np.array([(1 << 53) - 40] + [1] * 39)
+    encoder = SymbolEncoder()
+    for symbol in (0, 39, 0):
+        encoder.encode(symbol, weights)
+    decoder = SymbolDecoder(encoder.finish())
+    assert [decoder.decode(weights) for _ in range(3)] == [0, 39, 0]
+
+
 def test_a_carry_through_many_words_is_right() -> None:
     # The last symbol of a skewed alphabet, over and over, keeps the low end just under a power of two.
     weights = np.array([1, 1, (1 << 30)])

@@ -4,6 +4,7 @@ import math
 from itertools import islice
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from bitweir_compression.models.examples import (
 from bitweir_compression.models.profiles import Schedule
 from bitweir_compression.models.rollouts import continue_batch
 from bitweir_compression.models.training import new_model, rate_share
+from bitweir_compression.sampling import SamplingSpec
 from tests.unit.compression.micro import MICRO
 
 ITEMS = list(islice(tutor.generate(1, Split.TRAIN), 40))
@@ -77,36 +79,54 @@ def test_the_learning_rate_rises_then_falls_to_a_tenth() -> None:
     assert math.isclose(rates[-1], 0.1, abs_tol=0.01)
 
 
-def test_measurements_are_the_formulas() -> None:
+SPECS = [
+    SamplingSpec(),
+    SamplingSpec(temperature=0.5),
+    SamplingSpec(temperature=0),
+    SamplingSpec(temperature=0.8, top_k=7),
+    SamplingSpec(top_p=0.6),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_measurements_are_the_formulas(spec: SamplingSpec) -> None:
+    """P is what tokens are drawn from, W is the weak model untruncated; special tokens belong to neither."""
     strong = new_model(MICRO.strong, TOKENIZER, 256, 1).eval()
     weak = new_model(MICRO.weak, TOKENIZER, 256, 2).eval()
     with torch.no_grad():
         for model in (strong, weak):
-            model.model.embed_tokens.weight.mul_(40)
-    for temperature in (1.0, 0.5):
-        measured = measure(strong, weak, TOKENIZER.pad, EXCHANGES[:6], temperature=temperature)
-        sums = np.zeros(4)
-        for e in EXCHANGES[:6]:
-            rows = []
-            for model, ids in ((strong, e.strong), (weak, e.weak)):
-                with torch.inference_mode():
-                    logits = model(input_ids=torch.tensor([ids])).logits[0].double().numpy() / temperature
-                logits = logits[len(ids) - e.visible_count - 1 : -1]
-                rows.append(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
-            log_p, log_w = rows
-            picked = list(e.weak[-e.visible_count :])
-            index = np.arange(len(picked))
-            p = np.exp(log_p)
-            sums += [
-                -log_p[index, picked].sum(),
-                -log_w[index, picked].sum(),
-                -(p * log_p).sum(),
-                (p * (log_p - log_w)).sum(),
-            ]
-        expected = sums / math.log(2) / measured.token_count
-        got = [measured.strong_bits, measured.weak_bits, measured.entropy_bits, measured.kl_bits]
-        assert np.allclose(got, expected, rtol=1e-4)
-        assert measured.kl_bits > 0.01
+            model.model.embed_tokens.weight.mul_(8)
+    measured = measure(strong, weak, TOKENIZER, EXCHANGES[:6], spec)
+    forbidden = sorted(TOKENIZER.special_ids - {TOKENIZER.end})
+    sums = np.zeros(4)
+    for e in EXCHANGES[:6]:
+        rows = []
+        for model, ids in ((strong, e.strong), (weak, e.weak)):
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([ids])).logits[0].double().numpy()
+            logits = logits[len(ids) - e.visible_count - 1 : -1]
+            logits[:, forbidden] = -np.inf
+            rows.append(logits)
+        temperature = spec.temperature or 1.0
+        log_s, log_w = (r / temperature - np.log(np.exp(r / temperature).sum(-1, keepdims=True)) for r in rows)
+        p = np.exp(log_s)
+        if spec.temperature == 0:
+            p = (rows[0] == rows[0].max(-1, keepdims=True)).astype(float)
+        for row in p if spec.top_k or spec.top_p < 1 else ():
+            order = np.argsort(-row)
+            keep = spec.top_k or int(np.searchsorted(np.cumsum(row[order]), spec.top_p)) + 1
+            row[order[keep:]] = 0
+        p /= p.sum(-1, keepdims=True)
+        picked, index = list(e.weak[-e.visible_count :]), np.arange(e.visible_count)
+        safe = np.where(p > 0, p, 1)
+        entropy = -(p * np.log(safe)).sum()
+        cross = -(p * np.where(p > 0, log_w, 0)).sum()
+        sums += [-log_s[index, picked].sum(), -log_w[index, picked].sum(), entropy, cross - entropy]
+    expected = sums / math.log(2) / measured.token_count
+    got = [measured.strong_bits, measured.weak_bits, measured.entropy_bits, measured.kl_bits]
+    assert np.allclose(got, expected, rtol=1e-4, atol=1e-9)
+    assert measured.kl_bits > 0.01
+    assert measured.entropy_bits == 0 if spec.temperature == 0 else measured.entropy_bits > 0.01
 
 
 def test_continuing_a_batch_equals_continuing_alone() -> None:

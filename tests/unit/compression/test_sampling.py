@@ -29,6 +29,7 @@ SPECS = [
     SamplingSpec(temperature=1.3, top_k=30, top_p=0.95, min_p=0.01),
     SamplingSpec(temperature=2.0),
     SamplingSpec(logit_bias=((3, 2.0), (4, -math.inf))),
+    SamplingSpec(forbidden=(0, 7), logit_bias=((7, 50.0),), top_k=20),
 ]
 
 
@@ -123,6 +124,7 @@ def test_top_p_is_taken_of_what_top_k_left() -> None:
         {"top_p": math.nan},
         {"min_p": -0.1},
         {"min_p": 1.1},
+        {"forbidden": (-1,)},
         {"logit_bias": ((1, 101.0),)},
         {"logit_bias": ((-1, 1.0),)},
         {"logit_bias": ((1, math.nan),)},
@@ -141,6 +143,16 @@ def test_bad_logits_are_refused(logits: list) -> None:
     for spec in (SamplingSpec(), SamplingSpec(temperature=0)):
         with pytest.raises(SamplingError):
             sample(logits, spec)
+
+
+def test_rows_specifications_and_keys_come_in_equal_numbers() -> None:
+    with pytest.raises(SamplingError, match="1 rows, 2 specifications"):
+        sampling.sample([[0.0, 1.0]], [SamplingSpec(), SamplingSpec()], [(0, 0)])
+
+
+def test_forbidden_outside_the_vocabulary_is_refused() -> None:
+    with pytest.raises(SamplingError, match="forbidden token"):
+        sample([0.0, 1.0], SamplingSpec(forbidden=(2,)))
 
 
 def test_bias_outside_the_vocabulary_is_refused() -> None:

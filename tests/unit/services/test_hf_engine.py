@@ -85,6 +85,18 @@ def test_same_key_same_tokens_in_any_batch_and_order(model: LlamaForCausalLM) ->
     assert tokens(5, list(reversed(range(12)))) == expected
 
 
+def test_a_step_over_all_sequences_copies_no_rows(model: LlamaForCausalLM) -> None:
+    engine = HuggingFaceEngine(model, slot_count=4)
+    for slot in (2, 0, 3, 1):
+        engine.admit(slot, [slot + 1, 5])
+    engine.release(0)
+    engine.step([1, 2, 3])
+    assert engine._cache.is_prefix
+    engine.commit({1: 4, 2: 4, 3: 4})
+    engine.step([1])
+    assert not engine._cache.is_prefix
+
+
 def test_a_full_context_and_an_empty_step(model: LlamaForCausalLM) -> None:
     engine = HuggingFaceEngine(model, slot_count=1)
     assert engine.step([]).shape == (0, 97)

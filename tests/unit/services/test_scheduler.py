@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from bitweir_compression import sampling
 from bitweir_compression.noise import NoiseStream
 from bitweir_compression.sampling import SamplingSpec
 from bitweir_services.engines.protocol import Position
@@ -118,9 +119,10 @@ def test_special_tokens_are_forbidden_in_text_and_a_bias_cannot_lift_that() -> N
     wish = SamplingSpec(logit_bias=((PAD, 100.0), (7, 1.0)))
     runner.submit(GenerationRequest(prompt=PROMPT, key=KEY, sampling=wish))
     runner.run()
-    hidden, visible = (dict(position.sampling.logit_bias) for position in recorder.positions)
-    assert hidden == {7: 1.0, PAD: -math.inf, END: -math.inf}
-    assert visible == {7: 1.0, PAD: -math.inf, THINK_END: -math.inf}
+    hidden, visible = (position.sampling for position in recorder.positions)
+    assert (hidden.forbidden, visible.forbidden) == ((PAD, END), (PAD, THINK_END))
+    for spec in (hidden, visible):
+        assert sampling.probabilities(np.zeros(16), spec)[PAD] == 0
 
 
 def test_more_requests_than_slots_are_served_in_order() -> None:
@@ -140,12 +142,52 @@ def test_a_cancelled_request_finishes_once_and_frees_its_slot(steps_before: int)
         runner.step()
     assert runner.cancel(first)
     assert not runner.cancel(first)
+    assert runner.in_flight_count == 2
     finishes = {event.request: event for event in runner.run() if isinstance(event, FinishEvent)}
     assert finishes[first].finish is Finish.CANCELLED
     assert len(finishes[first].visible) == steps_before
     assert finishes[second].text == "ab"
     assert not runner.cancel(second)
     assert not runner.cancel(99)
+
+
+def test_as_many_biases_as_allowed_are_allowed() -> None:
+    runner = scheduler([END], vocabulary_size=2000)
+    bias = tuple((5 + i, 1.0) for i in range(1024))
+    runner.submit(GenerationRequest(prompt=PROMPT, key=KEY, sampling=SamplingSpec(logit_bias=bias)))
+    assert only_finish(runner.run()).finish is Finish.END
+
+
+@pytest.mark.parametrize("broken", ["bias", "logits"])
+def test_a_request_nobody_can_choose_for_fails_alone(broken: str) -> None:
+    class Engine(ScriptedEngine):
+        def step(self, slots):
+            logits = super().step(slots)
+            if broken == "logits" and self.steps == 1:
+                logits[0] = math.nan
+            self.steps += 1
+            return logits
+
+    engine = Engine({(4,): encode("abcdef"), (5,): [*encode("abc"), END]}, vocabulary_size=16, slot_count=2)
+    engine.steps = 0
+    runner = Scheduler(engine, PLAIN)
+    everything = SamplingSpec(logit_bias=tuple((i, -math.inf) for i in range(16)))
+    bad = runner.submit(
+        GenerationRequest(prompt=(4,), key=KEY, sampling=everything if broken == "bias" else SamplingSpec())
+    )
+    good = runner.submit(GenerationRequest(prompt=(5,), key=KEY))
+    finishes = {event.request: event for event in runner.run() if isinstance(event, FinishEvent)}
+    assert finishes[bad].finish is Finish.FAILED
+    assert finishes[bad].error
+    assert finishes[good].finish is Finish.END
+    assert len(finishes[good].visible) > 2
+
+
+def test_a_stop_string_is_found_however_long_the_text() -> None:
+    runner = scheduler([*encode("a") * 3000, *encode("bcd"), END], context_tokens=4000)
+    runner.submit(GenerationRequest(prompt=PROMPT, key=KEY, visible_tokens_max=4000, stop=("a" * 255 + "b",)))
+    finish = only_finish(runner.run())
+    assert (finish.finish, finish.text) == (Finish.STOP, "a" * (3000 - 255))
 
 
 @pytest.mark.parametrize(
