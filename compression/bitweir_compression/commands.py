@@ -2,6 +2,7 @@
 
 import dataclasses
 import json as json_lines
+import math
 import secrets
 from collections.abc import Mapping
 from itertools import islice
@@ -18,6 +19,7 @@ from bitweir_compression.models.profiles import PROFILES, profile_named
 from bitweir_compression.noise import NoiseStream
 
 models = typer.Typer(no_args_is_help=True)
+exact = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 ProfileName = Annotated[str, typer.Option("--profile", help=f"One of: {', '.join(PROFILES)}.")]
@@ -64,6 +66,77 @@ def check_models(profile: ProfileName = "tiny", root: Root = None, json: Json = 
         print_json(measured)
     else:
         _print_measured(measured)
+
+
+@models.command("quantise")
+def quantise_model(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A Hugging Face folder: Llama, Mistral, Qwen2, Qwen3 or GPT-NeoX.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The exact file to write, or a folder for exact.safetensors.")],
+    profile: Annotated[str, typer.Option(help="int16 (small models) or int8.")] = "int16",
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Longest sequence to serve; the model's own by default.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Convert a checkpoint to the exact form, the same bits on any machine, and print what that cost."""
+    from bitweir_compression.exact.quantise import quantise
+
+    report = quantise(checkpoint, out, profile=profile, context_tokens=context)
+    if json:
+        print_json(report.to_dict())
+        return
+    typer.echo(f"{report.profile}: {report.file_bytes:,} bytes, fingerprint {report.fingerprint[:16]}")
+    typer.echo(f"against the float64 model on {report.token_count} pseudo-random tokens:")
+    kl_bits = report.kl_nats_per_token / math.log(2)
+    typer.echo(f"  KL {kl_bits:.2e} bits a token, largest logit error {report.logit_error_max:.4f} nats")
+    typer.echo(f"  most likely token the same at {report.agreement:.1%} of positions")
+
+
+@exact.command("freeze")
+def freeze_vectors(
+    file: Annotated[Path, typer.Argument(help="An exact file.")],
+    out: Annotated[Path, typer.Argument(help="The vectors to write, JSON.")],
+) -> None:
+    """Compute vectors of a file on this machine, to certify other machines by."""
+    from bitweir_compression.exact import format as exact_format
+    from bitweir_compression.exact.certify import freeze
+
+    vectors = freeze(exact_format.read(file))
+    try:
+        out.write_text(json_lines.dumps(vectors, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {out}: {error.strerror}", remedy="name a file in a folder that exists"
+        ) from error
+
+
+@exact.command("certify")
+def certify_machine(
+    file: Annotated[Path, typer.Argument(help="An exact file.")],
+    vectors: Annotated[Path | None, typer.Option(help="Vectors of another machine; made here by default.")] = None,
+    json: Json = False,
+) -> None:
+    """Prove that this machine gives the same bits however the work is arranged; exit code 1 where it does not."""
+    from bitweir_compression.exact import format as exact_format
+    from bitweir_compression.exact.certify import certify, freeze, read_vectors
+
+    frozen = freeze(exact_format.read(file)) if vectors is None else read_vectors(vectors)
+    certificate = certify(file, frozen)
+    if json:
+        print_json(certificate)
+    else:
+        for check in certificate["checks"]:
+            typer.echo(f"{'same bits' if check['ok'] else 'DIFFERENT':<10} {check['name']}  {check['detail']}".rstrip())
+        for missing in certificate["not_run"]:
+            typer.echo(f"{'not run':<10} {missing['name']}: {missing['why']}")
+        typer.echo(
+            f"file {certificate['fingerprint'][:16]}, vectors {certificate['vectors_sha256'][:16]}"
+            f"{'' if vectors else ' (made here)'}: {'certified' if certificate['ok'] else 'NOT certified'}"
+        )
+    if not certificate["ok"]:
+        raise typer.Exit(1)
 
 
 def corpus(

@@ -32,6 +32,9 @@ class CommandSource(NamedTuple):
 COMMANDS: Mapping[str, CommandSource] = {
     "corpus": CommandSource("bitweir_compression.commands", "corpus", "Print text the project makes itself."),
     "demo": CommandSource("bitweir_loadgen.commands", "demo", "Answer prompts and report what uploading them costs."),
+    "exact": CommandSource(
+        "bitweir_compression.commands", "exact", "Certify that this machine computes the same bits."
+    ),
     "generate": CommandSource("bitweir_services.commands", "generate", "Answer prompts from a file, seeded."),
     "models": CommandSource("bitweir_compression.commands", "models", "Build, check and describe the embedded models."),
     "noise": CommandSource("bitweir_compression.commands", "noise", "Print seeded noise, to check another program by."),

@@ -56,6 +56,9 @@ def test_corpus_prints_the_same_items_for_the_same_seed(tmp_path: Path) -> None:
         (("models", "show", "--profile", "huge"), "no profile 'huge'"),
         (("models", "show"), "no model at"),
         (("models", "check"), "no model at"),
+        (("models", "quantise", "missing", "out"), "no config.json"),
+        (("exact", "certify", "missing"), "missing"),
+        (("exact", "freeze", "prompts.txt", "out.json"), "no sound exact file"),
         (("demo", "--profile", "huge"), "no profile 'huge'"),
         (("demo", "--temperature", "-1"), "temperature -1"),
         (("generate", "missing.txt"), "missing.txt"),
@@ -126,3 +129,26 @@ def test_a_damaged_checkpoint_is_one_clear_line(repository_root: Path, tmp_path:
     (tmp_path / "models" / "tiny" / "weak" / "config.json").write_text("{}")
     (tmp_path / "prompts.txt").write_text("Hello\n")
     assert_refused(bitweir("generate", "prompts.txt", cwd=tmp_path), "is not the model its card describes")
+
+
+@needs_pair
+def test_a_model_is_made_exact_and_this_machine_certified(repository_root: Path, tmp_path: Path) -> None:
+    tiny_pair(repository_root)
+    weak = repository_root / "models" / "tiny" / "weak"
+    made = bitweir("models", "quantise", str(weak), "weak.safetensors", "--json", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["kl_nats_per_token"] < 2e-5
+    assert bitweir("exact", "freeze", "weak.safetensors", "vectors.json", cwd=tmp_path).returncode == 0
+    result = bitweir("exact", "certify", "weak.safetensors", "--vectors", "vectors.json", "--json", cwd=tmp_path)
+    certificate = json.loads(result.stdout)
+    assert result.returncode == 0
+    assert certificate["ok"]
+    assert {check["name"] for check in certificate["checks"]} >= {"padded left", "restart", "torch kernels: default"}
+    # A wrong vector is not certified, and the exit code says so.
+    vectors = json.loads((tmp_path / "vectors.json").read_text())
+    vectors["cases"][0]["logits_sha256"] = "0" * 64
+    (tmp_path / "wrong.json").write_text(json.dumps(vectors))
+    result = bitweir("exact", "certify", "weak.safetensors", "--vectors", "wrong.json", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "NOT certified" in result.stdout
+    assert "DIFFERENT" in result.stdout
