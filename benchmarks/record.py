@@ -23,7 +23,7 @@ def write(name: str, *, seed: int, figures: dict[str, Any]) -> Path:
     if not where["commit"].isalnum() or where["commit"] == "unknown":
         print(f"the tree differs from a commit ({where['commit']}): commit first if this result is to be kept")
     document = {"name": name, "measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "seed": seed}
-    path.write_text(json.dumps({**document, **where, "figures": figures}, indent=1) + "\n")
+    path.write_text(json.dumps({**document, **where, "figures": figures}, indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -38,7 +38,7 @@ def build_models(
     from bitweir_compression.models.build import build
     from bitweir_compression.models.checkpoint import models_root
 
-    with StageProgress() as progress, resumable("bitweir models build goes on where it stopped"):
+    with StageProgress() as progress, resumable("the same command goes on from the last saved step"):
         pair = build(chosen, root or models_root(), progress, device)
     _print_pair([pair.strong.card, pair.weak.card], json=json)
 

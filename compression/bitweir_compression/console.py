@@ -1,7 +1,7 @@
 """How commands talk: results on stdout, progress on stderr, quiet where nobody watches.
 
 Rules:
-1. On a terminal progress is a live bar; elsewhere it is a line when a stage begins and one when it ends.
+1. On a terminal progress is a live bar; elsewhere it is a line a tenth of a stage.
 2. `--json` prints exactly one JSON document on stdout.
 """
 
@@ -56,7 +56,7 @@ class StageProgress:
                 typer.echo(f"{stage}: {total} steps", err=True)
         if self._live and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)
-        elif done == total:
+        elif not self._live and (done == total or 10 * done // total > 10 * (done - 1) // total):
             typer.echo(f"{stage}: {done} of {total} {note}".rstrip(), err=True)
 
 
@@ -72,4 +72,4 @@ def resumable(advice: str) -> Iterator[None]:
 
 def print_json(document: Any) -> None:
     """Print one JSON document, keys in the order given."""
-    typer.echo(json.dumps(document, indent=1))
+    typer.echo(json.dumps(document, indent=1, allow_nan=False))

@@ -10,7 +10,8 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from importlib import metadata
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -46,11 +47,21 @@ def application(arguments: Sequence[str]) -> typer.Typer:
     app = typer.Typer(
         name="bitweir",
         help="Keep a model's weights in by counting every bit that goes out.",
+        invoke_without_command=True,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+
+    @app.callback()
+    def options(
+        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    ) -> None:
+        if version:
+            typer.echo(f"bitweir {metadata.version('bitweir')}")
+            raise typer.Exit
+
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name, source in COMMANDS.items():
         if name != named:

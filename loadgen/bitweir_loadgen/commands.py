@@ -31,8 +31,9 @@ def demo(
 
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = RunFolder(out or Path("runs") / f"demo-{stamp}")
-    with StageProgress() as progress, resumable(f"{folder.path} is incomplete; a build goes on where it stopped"):
+    with StageProgress() as progress, resumable("a build goes on from its last saved step"):
         pair = build(chosen, models or models_root(), progress)
+    with StageProgress() as progress, resumable(f"{folder.path} is incomplete: delete it and start again"):
         summary = run_demo(pair, folder, profile=profile, size=size, seed=seed, sampling=sampling, progress=progress)
     if json:
         print_json(summary)

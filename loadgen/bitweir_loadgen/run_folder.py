@@ -35,7 +35,7 @@ class RunFolder:
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> Path:
         """Write one JSON document."""
-        return self.write_text(name, json.dumps(document, indent=1) + "\n")
+        return self.write_text(name, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write JSON lines."""

@@ -1,6 +1,7 @@
 """The command of this package: `bitweir generate`. Thin: parse, call, print."""
 
 import json as json_lines
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,7 @@ def generate(
     sampling = SamplingSpec(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     texts = [record.prompt for record in read_prompts(prompts)[:count]]
     pair = open_pair((models or models_root()) / profile)
-    partial = _writable(out)
+    _check_writable(out)
     from bitweir_services.answering import Limits, answer, load, upload_costs
 
     loaded = load(pair)
@@ -45,7 +46,8 @@ def generate(
     with StageProgress() as progress:
         answers = answer(loaded, texts, seed=seed, sampling=sampling, limits=limits, progress=progress)
     rows = [asdict(a) for a in answers]
-    if out is not None and partial is not None:
+    if out is not None:
+        partial = out.with_name(out.name + ".partial")
         partial.write_text("".join(json_lines.dumps(row) + "\n" for row in rows), encoding="utf-8")
         partial.replace(out)
     costs = upload_costs(pair, loaded, answers, sampling=sampling)
@@ -59,18 +61,10 @@ def generate(
         typer.echo(line, err=True)
 
 
-def _writable(out: Path | None) -> Path | None:
-    """Open the output before the work, so that a typing mistake costs nothing."""
-    if out is None:
-        return None
-    partial = out.with_name(out.name + ".partial")
-    try:
-        partial.write_text("", encoding="utf-8")
-    except OSError as error:
-        raise RequestError(
-            f"cannot write {out}: {error.strerror}", remedy="name a file in a folder that exists"
-        ) from error
-    return partial
+def _check_writable(out: Path | None) -> None:
+    """Refuse an output in a folder that is not there or not ours before the work, not after it."""
+    if out is not None and not (os.access(out.parent, os.W_OK) and not out.is_dir()):
+        raise RequestError(f"cannot write {out}", remedy="name a file in a folder that exists and can be written")
 
 
 def cost_lines(costs: Mapping[str, Any]) -> Sequence[str]:

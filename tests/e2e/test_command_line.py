@@ -83,7 +83,7 @@ def test_ctrl_c_says_what_happens_next_and_exits_with_130(tmp_path: Path) -> Non
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == 130, [*lines, rest]
-    assert "goes on where it stopped" in rest
+    assert "goes on from the last saved step" in rest
     assert "Traceback" not in rest
     assert (tmp_path / "models" / "tiny" / "build" / "tokenizer.json").is_file()
 
@@ -94,6 +94,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(repository_
     (tmp_path / "prompts.txt").write_text("Hello\n")
     words = ("generate", "prompts.txt", "--models", str(repository_root / "models"), "--out", "missing/x.jsonl")
     assert_refused(bitweir(*words, cwd=tmp_path), "cannot write missing/x.jsonl")
+
+
+def test_the_version_is_the_distribution_s(tmp_path: Path) -> None:
+    from importlib.metadata import version
+
+    assert bitweir("--version", cwd=tmp_path).stdout == f"bitweir {version('bitweir')}\n"
 
 
 def test_an_unknown_command_exits_with_2(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The tiny pair behaves like a strong and a weak model, and a whole demonstration run can be regenerated."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,8 @@ def test_the_strong_model_predicts_held_out_answers_better(pair: Pair) -> None:
     for corpus, row in pair.strong.card["measured"]["reference"].items():
         assert row["strong_bits"] < row["weak_bits"], corpus
         assert row["kl_bits"] > 0
+    for row in pair.strong.card["measured"]["written"].values():
+        assert all(math.isfinite(figure) for figure in row.values())
 
 
 def test_answers_do_not_depend_on_the_batch(loaded: LoadedPair) -> None:

@@ -65,7 +65,9 @@ def load(folder: Path) -> Any:
         ExactConversionError: there is no model the installed transformers can load.
     """
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - takes seconds; a file is read without it
+    from transformers.utils import logging  # noqa: PLC0415
 
+    logging.disable_progress_bar()
     if not (folder / "config.json").is_file():
         raise ExactConversionError(f"{folder} has no config.json", remedy="name a Hugging Face model folder")
     try:

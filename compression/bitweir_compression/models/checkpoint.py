@@ -131,7 +131,7 @@ def write(folder: Path, model: "Model", tokenizer: ChatTokenizer, card: Mapping[
     config = json.dumps(tokenizer_config(context_tokens, reasons=reasons), indent=1)
     (partial / "tokenizer_config.json").write_text(config, encoding="utf-8")
     complete = {**card, "parameter_count": model.num_parameters(), "fingerprint": fingerprint(partial)}
-    (partial / CARD_FILE).write_text(json.dumps(complete, indent=1) + "\n", encoding="utf-8")
+    (partial / CARD_FILE).write_text(json.dumps(complete, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
 

@@ -91,9 +91,9 @@ def written_exchanges(
         group = items[start : start + BATCH_SEQUENCES]
         continuations = continue_batch(
             strong,
-            [tokenizer.strong_prompt(item.prompt) for item in group],
-            pad=tokenizer.pad,
-            end=tokenizer.end,
+            tokenizer,
+            [item.prompt for item in group],
+            reasons=True,
             temperature=temperature,
             tokens_max=tokens_max,
             generator=generator,
@@ -107,18 +107,11 @@ def exact_share(
     model: Model, tokenizer: ChatTokenizer, items: Sequence[Item], tokens_max: int, *, reasons: bool
 ) -> float:
     """Return the share of tutor items whose greedy answer passes the checker."""
-    opening = tokenizer.strong_prompt if reasons else tokenizer.weak_prompt
     right = 0
     for start in range(0, len(items), BATCH_SEQUENCES):
         group = items[start : start + BATCH_SEQUENCES]
-        continuations = continue_batch(
-            model,
-            [opening(item.prompt) for item in group],
-            pad=tokenizer.pad,
-            end=tokenizer.end,
-            temperature=0,
-            tokens_max=tokens_max,
-        )
+        prompts = [item.prompt for item in group]
+        continuations = continue_batch(model, tokenizer, prompts, reasons=reasons, temperature=0, tokens_max=tokens_max)
         for item, continuation in zip(group, continuations, strict=True):
             visible = tokenizer.visible(continuation) if reasons else continuation
             right += tutor.check(item, tokenizer.decode(visible))

@@ -45,12 +45,11 @@ def write_rollouts(
         number = done // BATCH_SEQUENCES
         generator = torch.Generator(device=next(model.parameters()).device).manual_seed((seed << 32) + number)
         temperature = temperatures[number % len(temperatures)]
-        openings = [tokenizer.strong_prompt(prompt) for prompt in group]
         continuations = continue_batch(
             model,
-            openings,
-            pad=tokenizer.pad,
-            end=tokenizer.end,
+            tokenizer,
+            group,
+            reasons=True,
             temperature=temperature,
             tokens_max=tokens_max,
             generator=generator,
@@ -82,44 +81,59 @@ def read_rollouts(path: Path) -> list[tuple[str, list[int]]]:
 @torch.inference_mode()
 def continue_batch(
     model: Model,
-    openings: Sequence[Sequence[int]],
+    tokenizer: ChatTokenizer,
+    prompts: Sequence[str],
     *,
-    pad: int,
-    end: int,
+    reasons: bool,
     temperature: float,
     tokens_max: int,
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:
     """Continue left-padded prompts until `<|end|>`, `tokens_max` or the context is full; temperature 0 is greedy.
 
+    Special tokens are forbidden as in serving: in reasoning all but the one that closes it, in visible text all but the
+    end.
+
+    Args:
+        model: the strong model, which reasons first, or the weak one, which does not.
+        tokenizer: theirs.
+        prompts: what is asked.
+        reasons: whether the text begins in hidden reasoning.
+        temperature: of the draw.
+        tokens_max: tokens written at most.
+        generator: of the draw.
+
     Returns:
         One list of ids a prompt, `<|end|>` included where it was reached.
     """
     device = next(model.parameters()).device
+    openings = [tokenizer.strong_prompt(p) if reasons else tokenizer.weak_prompt(p) for p in prompts]
     width = max(len(opening) for opening in openings)
+    pad, end, end_think = tokenizer.pad, tokenizer.end, tokenizer.end_think
     ids = torch.tensor([[pad] * (width - len(o)) + list(o) for o in openings], device=device)
     mask = torch.tensor([[0] * (width - len(o)) + [1] * len(o) for o in openings], device=device)
+    forbidden = torch.zeros((2, model.config.vocab_size), dtype=torch.bool, device=device)
+    forbidden[0, sorted(tokenizer.special_ids - {end})] = True
+    forbidden[1, sorted(tokenizer.special_ids - {end_think})] = True
     cache = DynamicCache(config=model.config)
     written: list[torch.Tensor] = []
     running = torch.ones(len(openings), dtype=torch.bool, device=device)
+    hidden = torch.full_like(running, reasons)
     for _ in range(min(tokens_max, int(model.config.max_position_embeddings) - width)):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        logits = (
-            model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .float()
-        )
-        token = _draw(logits, temperature, generator)
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        token = _draw(logits.float().masked_fill(forbidden[hidden.long()], -torch.inf), temperature, generator)
         token = torch.where(running, token, pad)
         written.append(token)
         running &= token != end
+        hidden &= token != end_think
         if not bool(running.any()):
             break
         ids = token[:, None]

@@ -24,7 +24,7 @@ from bitweir_compression.models.examples import (
 )
 from bitweir_compression.models.profiles import Schedule
 from bitweir_compression.models.rollouts import continue_batch
-from bitweir_compression.models.training import new_model, rate_share
+from bitweir_compression.models.training import Model, new_model, rate_share
 from bitweir_compression.sampling import SamplingSpec
 from tests.unit.compression.micro import MICRO
 
@@ -129,13 +129,39 @@ def test_measurements_are_the_formulas(spec: SamplingSpec) -> None:
     assert measured.entropy_bits == 0 if spec.temperature == 0 else measured.entropy_bits > 0.01
 
 
-def test_continuing_a_batch_equals_continuing_alone() -> None:
+def noisy_model() -> Model:
     model = new_model(MICRO.strong, TOKENIZER, 256, 1).eval()
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(40)
-    openings = [TOKENIZER.strong_prompt(item.prompt) for item in ITEMS[:5]]
+    return model
+
+
+def test_continuing_a_batch_equals_continuing_alone() -> None:
+    model, prompts = noisy_model(), [item.prompt for item in ITEMS[:5]]
 
     def go(some: list) -> list:
-        return continue_batch(model, some, pad=TOKENIZER.pad, end=TOKENIZER.end, temperature=0, tokens_max=12)
+        return continue_batch(model, TOKENIZER, some, reasons=True, temperature=0, tokens_max=12)
 
-    assert go(openings) == [go([opening])[0] for opening in openings]
+    assert go(prompts) == [go([prompt])[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("reasons", [True, False])
+def test_what_is_written_holds_special_tokens_only_where_they_belong(reasons: bool) -> None:
+    # At a temperature this high every token comes up, the forbidden ones too if they could.
+    generator = torch.Generator().manual_seed(1)
+    rows = continue_batch(
+        noisy_model(),
+        TOKENIZER,
+        [item.prompt for item in ITEMS],
+        reasons=reasons,
+        temperature=50,
+        tokens_max=100,
+        generator=generator,
+    )
+    closed = [row for row in rows if TOKENIZER.end_think in row]
+    assert bool(closed) == reasons
+    for row in rows:
+        split = row.index(TOKENIZER.end_think) if row in closed else len(row) if reasons else -1
+        hidden, visible = row[: max(split, 0)], row[split + 1 :]
+        assert not TOKENIZER.special_ids & set(hidden)
+        assert not (TOKENIZER.special_ids - {TOKENIZER.end}) & set(visible)
