@@ -33,8 +33,8 @@ STATE_BITS = 64
 WEIGHT_SUM_LIMIT = 1 << 53
 # Half of 2**24: beyond it the floor of rule 2 would eat the probabilities.
 ALPHABET_MAX = 1 << 23
-# Bits of one message; a frame holds at most a kilobyte, so this is a bound on damage, not on use.
-MESSAGE_BITS_MAX = 1 << 23
+# Bits of one message: a bound on damage, not on use; a frame holds at most a kilobyte.
+MESSAGE_BITS_MAX = 1 << 20
 
 Weights = npt.NDArray[np.int64]
 
@@ -145,13 +145,22 @@ class SymbolDecoder:
 
 
 def shortest_bits(low: int, width: int, total_bits: int) -> Bits:
-    """Return the shortest bit string b with low <= b * 2**(total_bits - len(b)) < low + width."""
-    for count in range(total_bits + 1):
-        step = 1 << (total_bits - count)
-        multiple = -(-low // step)
-        if multiple * step < low + width and multiple < 1 << count:
-            return Bits(multiple, count)
-    raise CoderError("an empty interval has no bit string", remedy="report this as a defect")
+    """Return the shortest bit string b with low <= b * 2**(total_bits - len(b)) < low + width.
+
+    Where both ends of the interval agree above bit L, the only multiple of 2**L or more inside can be low itself, so
+    the search starts at the larger of L and low's own trailing zeros and takes a step or two.
+    """
+    if width < 1:
+        raise CoderError("an empty interval has no bit string", remedy="report this as a defect")
+    if low == 0:
+        return Bits(0, 0)
+    last = low + width - 1
+    trailing_zeros = (low & -low).bit_length() - 1
+    for zeros in range(min(max((low ^ last).bit_length(), trailing_zeros), total_bits), -1, -1):
+        multiple = -(-low >> zeros)
+        if multiple << zeros <= last and multiple < 1 << (total_bits - zeros):
+            return Bits(multiple, total_bits - zeros)
+    raise CoderError("an interval beyond its own length", remedy="report this as a defect")
 
 
 def _interval_low(words: list[int], position: int, lower: int) -> int:
@@ -163,9 +172,7 @@ def _interval_low(words: list[int], position: int, lower: int) -> int:
     if not words:
         return lower
     total_bits = WORD_BITS * position + STATE_BITS
-    written = 0
-    for word in words:
-        written = (written << WORD_BITS) | word
+    written = int.from_bytes(b"".join(word.to_bytes(WORD_BITS // 8, "big") for word in words), "big")
     shift = total_bits - WORD_BITS * len(words)
     inside = written << shift if shift >= 0 else written >> -shift
     # The message is the top of the interval's common prefix: with all ones after it, it is at or above low.

@@ -4,10 +4,11 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitweir_compression.coder import Bits, SymbolDecoder, SymbolEncoder
+from bitweir_compression.coder import Bits, SymbolDecoder, SymbolEncoder, shortest_bits
 from bitweir_compression.reference_coder import ReferenceDecoder, ReferenceEncoder, boundaries, uniform_boundaries
 
 WEIGHTS = st.lists(
@@ -72,6 +73,25 @@ def test_oracle_and_production_write_the_same_bits(message: list) -> None:
     assert bits.count <= ideal_bits + 1.01 + 1e-3 * len(message)
     back = ReferenceDecoder(bits)
     assert [back.decode(left(model)) for _, model in message] == [symbol for symbol, _ in message]
+
+
+@settings(max_examples=500)
+@given(total=st.integers(1, 12), data=st.data())
+def test_the_shortest_bits_are_the_shortest(total: int, data: st.DataObject) -> None:
+    low = data.draw(st.integers(0, (1 << total) - 1))
+    width = data.draw(st.integers(1, (1 << total) - low))
+    strings = (Bits(value, count) for count in range(total + 1) for value in range(1 << count))
+    first = next(b for b in strings if low <= b.value << (total - b.count) < low + width)
+    assert shortest_bits(low, width, total) == first
+
+
+def test_ending_a_long_message_takes_no_time_to_speak_of() -> None:
+    # The search for the end once cost the square of the length; here that would be hours.
+    encoder, weights = SymbolEncoder(), np.array([1, 1, 1, 1])
+    symbols = np.random.default_rng(1).integers(0, 4, 200_000).tolist()
+    for symbol in symbols:
+        encoder.encode(symbol, weights)
+    assert encoder.finish().count == pytest.approx(400_000, abs=2)
 
 
 @given(weights=st.lists(WEIGHTS, min_size=1, max_size=20), value=st.integers(0, 2**80 - 1), count=st.integers(0, 80))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bitweir_compression.exact import arithmetic, bounds, format, schema
@@ -166,11 +167,11 @@ class ExactModel:
                     hidden = self._run(cache, [rows[index] for index in group], pieces)
                     ends = itertools.accumulate(map(len, pieces))
                     finished.update((index, hidden[end - 1]) for index, end in zip(group, ends, strict=True))
-        except ExactRangeError:
+            return self._project(torch.stack([finished[index] for index in range(len(prompts))]))
+        except BaseException:
             for row, length in zip(rows, before, strict=True):
                 cache.truncate(row, length)
             raise
-        return self._project(torch.stack([finished[index] for index in range(len(prompts))]))
 
     def step(self, cache: KeyValueCache, rows: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each of some rows and return the logits after it: int64 [n, V], 1/64 nat.
@@ -215,6 +216,11 @@ class ExactModel:
             logits: int64 [n, V] in units of 1/64 nat, at most 2**31 in magnitude.
             temperatures: one per row, or none for 1.
         """
+        if logits.dim() != 2 or len(temperatures) not in (0, len(logits)):
+            raise PredictorError(
+                f"logits of shape {list(logits.shape)}, {len(temperatures)} temperatures",
+                remedy="give one a row, or none",
+            )
         distance = logits.amax(dim=-1, keepdim=True) - logits
         if any(temperature != UNIT for temperature in temperatures):
             above = torch.tensor([[item.numerator] for item in temperatures], device=logits.device)
@@ -233,8 +239,7 @@ class ExactModel:
                     f"{len(piece)} tokens after {cache.lengths[row]} of {self.shape.context_tokens}",
                     remedy="give at least one token and stay within the context",
                 )
-            if not all(0 <= token < self.shape.vocabulary_size for token in piece):
-                raise PredictorError("a token is not of the vocabulary", remedy="use the model's own tokenizer")
+            check_tokens(piece, self.shape.vocabulary_size)
 
     @torch.inference_mode()
     def _run(self, cache: KeyValueCache, rows: Sequence[int], pieces: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -332,3 +337,16 @@ def _head_norm(norm: Norm, heads: torch.Tensor) -> torch.Tensor:
     """Normalise each head and bring it back to exponent 16."""
     result = norm(heads, arithmetic.row_max(heads))
     return arithmetic.shift_right(result, norm.exponent - schema.HIDDEN_EXPONENT)
+
+
+def check_tokens(tokens: Sequence[int], vocabulary_size: int) -> None:
+    """Refuse what is no token id.
+
+    Raises:
+        PredictorError: an entry is not an integer of 0 to vocabulary_size - 1; True is not 1.
+    """
+    for token in tokens:
+        if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < vocabulary_size:
+            raise PredictorError(
+                f"{token!r:.40} is not a token of {vocabulary_size}", remedy="use the model's tokenizer"
+            )

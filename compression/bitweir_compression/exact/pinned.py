@@ -58,13 +58,19 @@ class PinnedFloatPredictor:
     def step(self, slots: Sequence[int]) -> Frequencies:
         """See `Predictor`; one forward pass for each token of the longest new prompt."""
         entries = dict(zip(slots, self._book.step(slots), strict=True))
-        result = np.empty((len(slots), self.vocabulary_size), dtype=np.int64)
-        while live := {slot: entry for slot, entry in entries.items() if self._fed[slot] < len(entry.tokens)}:
-            logits = self._forward(live)
-            for slot, entry in live.items():
-                self._fed[slot] += 1
-                if self._fed[slot] == len(entry.tokens):
-                    result[list(slots).index(slot)] = self._frequencies(logits[slot], entry.temperature)
+        result = np.zeros((len(slots), self.vocabulary_size), dtype=np.int64)
+        fed = list(self._fed)
+        try:
+            while live := {slot: entry for slot, entry in entries.items() if self._fed[slot] < len(entry.tokens)}:
+                logits = self._forward(live)
+                for slot, entry in live.items():
+                    self._fed[slot] += 1
+                    if self._fed[slot] == len(entry.tokens):
+                        result[list(slots).index(slot)] = self._frequencies(logits[slot], entry.temperature)
+        except BaseException:
+            # What was fed is taken back; feeding it again writes the same places.
+            self._fed = fed
+            raise
         for entry in entries.values():
             entry.is_stepped = True
         return result

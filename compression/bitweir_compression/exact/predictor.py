@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bitweir_compression.exact.errors import ExactRangeError, FingerprintError, PredictorError
+from bitweir_compression.exact.errors import FingerprintError, PredictorError
 from bitweir_compression.exact.format import ExactFile, canonical
-from bitweir_compression.exact.model import ExactModel
+from bitweir_compression.exact.model import ExactModel, check_tokens
 from bitweir_compression.exact.temperature import UNIT, Temperature
 
 # Weights of the next token, [n, V]: at least 1 each; a row adds up to less than 2**53.
@@ -120,7 +120,7 @@ class SlotBook:
             raise PredictorError(
                 f"prompt of {len(prompt)} tokens; the context is {self.context_tokens}", remedy="shorten the prompt"
             )
-        self._check_tokens(prompt)
+        check_tokens(prompt, self.vocabulary_size)
         self._slots[slot] = Slot(list(prompt), temperature)
         return self._slots[slot]
 
@@ -138,7 +138,7 @@ class SlotBook:
 
     def commit(self, tokens: Mapping[int, int]) -> None:
         """Append tokens to slots that were stepped."""
-        self._check_tokens(list(tokens.values()))
+        check_tokens(list(tokens.values()), self.vocabulary_size)
         for slot in tokens:
             if not self.taken(slot).is_stepped:
                 raise PredictorError(f"slot {slot} was not stepped", remedy="step before committing")
@@ -158,11 +158,6 @@ class SlotBook:
             return self._slots[slot]
         except KeyError:
             raise PredictorError(f"slot {slot} is free", remedy="admit a prompt first") from None
-
-    def _check_tokens(self, tokens: Sequence[int]) -> None:
-        for token in tokens:
-            if not 0 <= token < self.vocabulary_size:
-                raise PredictorError(f"token {token} is not of the vocabulary", remedy="use the model's own tokenizer")
 
 
 class ExactPredictor:
@@ -193,9 +188,11 @@ class ExactPredictor:
         entries = self._book.step(slots)
         if not entries:
             return np.empty((0, self.vocabulary_size), dtype=np.int64)
-        result = np.empty((len(slots), self.vocabulary_size), dtype=np.int64)
+        result = np.zeros((len(slots), self.vocabulary_size), dtype=np.int64)
         pending = [len(entry.tokens) - self._cache.lengths[slot] for slot, entry in zip(slots, entries, strict=True)]
         before = {slot: self._cache.lengths[slot] for slot in slots}
+        if min(pending) < 1:
+            raise PredictorError(f"a slot of {list(slots)} has nothing to feed", remedy="report this as a defect")
         single = [index for index, count in enumerate(pending) if count == 1]
         several = [index for index, count in enumerate(pending) if count > 1]
         try:
@@ -204,8 +201,8 @@ class ExactPredictor:
                 logits = self._model.prefill(self._cache, [slots[index] for index in group], pieces)
                 temperatures = [entries[index].temperature for index in group]
                 result[group] = self._model.frequencies(logits, temperatures).cpu().numpy()
-        except ExactRangeError:
-            # The first group may have been fed: take it back, so that the others can be stepped without the culprit.
+        except BaseException:
+            # Whatever it was, Ctrl-C included: what was fed is taken back, so that the next step begins where this did.
             for slot, length in before.items():
                 self._cache.truncate(slot, length)
             raise

@@ -230,3 +230,42 @@ def test_a_predictor_from_a_file_equals_one_from_a_model(tmp_path: Path) -> None
 def test_the_package_is_light() -> None:
     code = "import sys, bitweir_compression.exact, bitweir_compression.exact.format; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["exact", "pinned"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_step_can_be_taken_again(kind: str, error: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = alone(PREDICTORS[kind](2), 0, [1, 2, 3], [4, 5])
+    predictor = PREDICTORS[kind](2)
+    owner, name = (predictor, "_frequencies") if kind == "pinned" else (exact_model(), "frequencies")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    predictor.admit(0, [1, 2, 3])
+    for row, token in zip(expected, [4, 5], strict=True):
+        with monkeypatch.context() as patch, pytest.raises(error):
+            patch.setattr(owner, name, fail)
+            predictor.step([0])
+        assert predictor.step([0])[0].tolist() == row
+        predictor.commit({0: token})
+
+
+@pytest.mark.parametrize("token", [1.5, True, "a", np.float64(2), -1, 61, None])
+def test_what_is_no_token_is_refused_and_changes_nothing(make: Callable[[int], Predictor], token: object) -> None:
+    predictor = make(2)
+    with pytest.raises(PredictorError):
+        predictor.admit(0, [1, token])
+    predictor.admit(0, [1])
+    before = predictor.step([0])[0].tolist()
+    with pytest.raises(PredictorError):
+        predictor.commit({0: token})
+    predictor.commit({0: 2})
+    assert before == alone(predictor, 1, [1], [2])[0]
+
+
+def test_temperatures_come_one_a_row_or_not_at_all() -> None:
+    logits = exact_model().logits(torch.tensor([[1, 2, 3]]))[0]
+    for count in (1, 2, 4):
+        with pytest.raises(PredictorError, match="temperatures"):
+            exact_model().frequencies(logits, [Temperature()] * count)
