@@ -1,4 +1,4 @@
-"""The commands of this package: `bitweir models`, `bitweir corpus`, `bitweir noise`. Thin: parse, call, print."""
+"""The commands of this package: `bitweir models`, `exact`, `corpus`, `noise`. Thin: parse, call, print."""
 
 import dataclasses
 import json as json_lines

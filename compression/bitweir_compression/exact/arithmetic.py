@@ -94,7 +94,7 @@ def row_shift(maximum: torch.Tensor, limit: int) -> torch.Tensor:
     """Return the least s >= 0 with floor(maximum / 2**s + 1/2) <= limit: int64, the shape of `maximum`.
 
     Found by comparison: s is the number of thresholds, (limit + 1) * 2**i - floor(2**i / 2) for i = 0, 1, ..., that do
-    not exceed the maximum. Bound: 0 <= maximum <= 2**60, 127 <= limit < 2**24.
+    not exceed the maximum. Bound: 0 <= maximum <= 2**61, 127 <= limit < 2**24.
     """
     return torch.bucketize(maximum, _thresholds(maximum.device, limit), right=True)
 
@@ -106,7 +106,7 @@ def quantise_rows(value: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.
     rows. A negative extreme rounds to no more in magnitude than a positive one.
 
     Args:
-        value: int64 [..., n], |value| <= 2**60.
+        value: int64 [..., n], |value| <= 2**61.
         limit: 127, 16319 or 32767.
 
     Returns:

@@ -1,8 +1,8 @@
 """The proof on this machine: every way of arranging the work gives the frozen bits, or the certificate says which not.
 
 Rules:
-1. Frozen vectors hold hashes of logits and frequencies for given tokens. `freeze` makes them on one machine, `certify`
-   checks them on another; a file of one fingerprint has one set of right answers.
+1. Frozen vectors hold hashes of logits and frequencies, and the last logits, for given tokens. `freeze` makes them on
+   one machine, `certify` checks them on another; a file of one fingerprint has one set of right answers.
 2. A check passes with zero differing bits. There is no tolerance.
 3. Settings of this process that a check changes are put back. What only a fresh process can change, the
    instruction set, runs in one: `python -m bitweir_compression.exact.certify FILE`, vectors on its standard input.
@@ -45,6 +45,8 @@ ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {
 _CHILD_SECONDS_MAX = 600
 _SEQUENCES_MAX = 1000
 _VECTORS_BYTES_MAX = 64 << 20
+_VECTORS_KEYS = {"format", "fingerprint", "cases"}
+_CASE_KEYS = {"tokens", "last_logits", "logits_sha256", "frequencies_sha256", "frequencies_7_10_sha256"}
 
 Vectors = Mapping[str, Any]
 Rows = list[torch.Tensor]
@@ -75,12 +77,17 @@ def read_vectors(path: Path) -> dict[str, Any]:
     """Read vectors that `freeze` made and somebody wrote as JSON; `certify` checks whether they are the file's.
 
     Raises:
-        CertificateError: they are missing, over 64 MiB, or not a JSON object.
+        CertificateError: they are missing, no regular file, over 64 MiB, or not a JSON object.
     """
     try:
-        if path.stat().st_size > _VECTORS_BYTES_MAX:
+        path.stat()
+        if not path.is_file():
+            raise CertificateError(f"{path} is no regular file", remedy="make vectors with freeze")
+        with path.open("rb") as stream:
+            content = stream.read(_VECTORS_BYTES_MAX + 1)
+        if len(content) > _VECTORS_BYTES_MAX:
             raise CertificateError(f"{path} is over {_VECTORS_BYTES_MAX} bytes", remedy="these are no vectors")
-        vectors = json.loads(path.read_bytes())
+        vectors = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         raise CertificateError(f"{path} cannot be read: {error}", remedy="make vectors with freeze") from error
     if not isinstance(vectors, dict):
@@ -154,15 +161,39 @@ def _hashes(model: ExactModel, logits: torch.Tensor) -> dict[str, str]:
 def _cases(vectors: Vectors, file: ExactFile) -> list[Mapping[str, Any]]:
     try:
         is_ours = vectors["format"] == VECTORS_FORMAT and vectors["fingerprint"] == file.fingerprint
-        cases = list(vectors["cases"])
-        are_sound = 0 < len(cases) <= _SEQUENCES_MAX and all(
-            case["tokens"] and all(type(token) is int for token in case["tokens"]) for case in cases
+        cases = vectors["cases"]
+        are_sound = (
+            set(vectors) == _VECTORS_KEYS
+            and isinstance(cases, list)
+            and 0 < len(cases) <= _SEQUENCES_MAX
+            and all(_is_case(case, file) for case in cases)
         )
     except (KeyError, TypeError) as error:
         raise CertificateError(f"these are no vectors: {error!r}", remedy="make them with freeze") from error
-    if not is_ours or not are_sound:
+    if not is_ours:
         raise CertificateError("the vectors belong to another file or version", remedy="freeze this file's vectors")
-    return cases
+    if not are_sound:
+        raise CertificateError("the vectors are malformed", remedy="freeze this file's vectors")
+    return list(cases)
+
+
+def _is_case(case: Any, file: ExactFile) -> bool:
+    """Whether a case has what `_case` makes for this file, whatever the values."""
+    if not isinstance(case, dict) or set(case) != _CASE_KEYS:
+        return False
+    vocabulary_size, context = file.architecture.vocabulary_size, file.architecture.context_tokens
+    tokens, logits = case["tokens"], case["last_logits"]
+    return (
+        _are_integers(tokens, 0, vocabulary_size - 1)
+        and 1 <= len(tokens) <= context
+        and _are_integers(logits, -(1 << 63), (1 << 63) - 1)
+        and len(logits) == vocabulary_size
+        and all(isinstance(value, str) for name, value in case.items() if name.endswith("_sha256"))
+    )
+
+
+def _are_integers(values: Any, low: int, high: int) -> bool:
+    return isinstance(values, list) and all(type(value) is int and low <= value <= high for value in values)
 
 
 def _whole(model: ExactModel, sequences: Sequence[Sequence[int]]) -> Rows:
@@ -240,8 +271,8 @@ def _differing(
     wrong = [
         f"case {index}: {name.removesuffix('_sha256')}"
         for index, (case, rows) in enumerate(zip(cases, results, strict=True))
-        for name, value in _hashes(model, rows).items()
-        if case.get(name) != value
+        for name, value in {**_hashes(model, rows), "last_logits": rows[-1].tolist()}.items()
+        if case[name] != value
     ]
     return "; ".join(wrong[:8])
 
@@ -278,11 +309,13 @@ def _without_onednn() -> Iterator[None]:
 
 @contextmanager
 def _flushed() -> Iterator[None]:
+    # torch does not tell its setting; this thread's arithmetic does.
+    before = sys.float_info.min / 2 == 0
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(before)
 
 
 def _settings() -> dict[str, Callable[[], Any]]:

@@ -112,14 +112,18 @@ def read(path: Path) -> ExactFile:
     """Read and check a file, or the file of that name in a folder.
 
     Raises:
-        ExactFormatError: it is missing, too large, damaged, or breaks a limit.
+        ExactFormatError: it is missing, no regular file, too large, damaged, or breaks a limit.
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
         size_bytes = file.stat().st_size
         if size_bytes > FILE_BYTES_MAX:
             raise ExactFormatError(f"{file} has {size_bytes} bytes", remedy=f"the limit is {FILE_BYTES_MAX}")
-        content = file.read_bytes()
+        if not file.is_file():
+            raise ExactFormatError(f"{file} is no regular file", remedy="name an exact file")
+        with file.open("rb") as stream:
+            # One byte more than it should have, however it grows: `decode` compares the length.
+            content = stream.read(size_bytes + 1)
     except OSError as error:
         remedy = "write one: bitweir models quantise"
         raise ExactFormatError(f"{file} cannot be read: {error.strerror}", remedy=remedy) from error

@@ -1,14 +1,16 @@
 """The frozen vectors hold on this machine, a fresh process included, and a certificate can fail."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bitweir_compression.exact import certify, format
-from bitweir_compression.exact.errors import CertificateError
+from bitweir_compression.exact.errors import CertificateError, ExactFormatError
 from tests.vectors import make_exact
 
 FOLDER = Path(make_exact.__file__).parent
@@ -91,3 +93,79 @@ def test_vectors_are_read_back_or_refused(tmp_path: Path) -> None:
 def test_other_vectors_are_refused(vectors: dict[str, Any]) -> None:
     with pytest.raises(CertificateError):
         certify.certify(FOLDER / "exact_plain_int16.safetensors", vectors)
+
+
+PLAIN = FILES["exact_plain_int16"]
+CASE = PLAIN["cases"][0]
+VOCABULARY = len(CASE["last_logits"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens": [10**30]},
+        {"tokens": [VOCABULARY]},
+        {"tokens": [-1]},
+        {"tokens": [True]},
+        {"tokens": []},
+        {"tokens": [0] * 1_000_000},
+        {"tokens": "1"},
+        {"last_logits": CASE["last_logits"][1:]},
+        {"last_logits": [1 << 63, *CASE["last_logits"][1:]]},
+        {"last_logits": [0.5, *CASE["last_logits"][1:]]},
+        {"last_logits": None},
+        {"logits_sha256": 5},
+        {"unknown": 1},
+    ],
+    ids="-".join,
+)
+def test_a_malformed_case_is_refused(change: dict[str, Any]) -> None:
+    vectors = {**PLAIN, "cases": [{**CASE, **change}]}
+    with pytest.raises(CertificateError):
+        certify.certify(FOLDER / "exact_plain_int16.safetensors", vectors, fresh_processes=False)
+
+
+@pytest.mark.parametrize("name", CASE)
+def test_a_case_that_lacks_a_key_is_refused(name: str) -> None:
+    vectors = {**PLAIN, "cases": [{key: value for key, value in CASE.items() if key != name}]}
+    with pytest.raises(CertificateError):
+        certify.certify(FOLDER / "exact_plain_int16.safetensors", vectors, fresh_processes=False)
+
+
+def test_one_wrong_last_logit_fails_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certify, "_settings", dict)
+    logits = [CASE["last_logits"][0] + 1, *CASE["last_logits"][1:]]
+    vectors = {**PLAIN, "cases": [{**CASE, "last_logits": logits}]}
+    certificate = certify.certify(FOLDER / "exact_plain_int16.safetensors", vectors, fresh_processes=False)
+    assert not certificate["ok"]
+    assert "case 0: last_logits" in {check["detail"] for check in certificate["checks"]}
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_flushing_denormals_is_put_back(before: bool) -> None:
+    try:
+        if not torch.set_flush_denormal(before):
+            pytest.skip("this processor cannot flush denormals")
+        with certify._flushed():
+            assert sys.float_info.min / 2 == 0
+        assert (sys.float_info.min / 2 == 0) is before
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_a_device_without_end_is_refused() -> None:
+    endless = Path("/dev/zero")
+    if not endless.exists():
+        pytest.skip("no /dev/zero here")
+    with pytest.raises(CertificateError, match="regular file"):
+        certify.read_vectors(endless)
+    with pytest.raises(ExactFormatError, match="regular file"):
+        format.read(endless)
+
+
+def test_vectors_over_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certify, "_VECTORS_BYTES_MAX", 8)
+    path = tmp_path / "vectors.json"
+    path.write_text('{"a": 1} ')
+    with pytest.raises(CertificateError, match="over 8 bytes"):
+        certify.read_vectors(path)
