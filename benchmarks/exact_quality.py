@@ -10,12 +10,15 @@ import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 from benchmarks import record
+from bitweir_compression.exact import schema, sources
+from bitweir_compression.exact.format import ExactFile
 from bitweir_compression.exact.model import ExactModel
-from bitweir_compression.exact.quantise import quantise
+from bitweir_compression.exact.quantise import convert, quantise
 from bitweir_compression.models.checkpoint import models_root, open_pair
 from bitweir_compression.models.examples import Exchange, exchange
 from bitweir_compression.sampling import SamplingSpec
@@ -27,6 +30,15 @@ PROMPTS = 150
 # Which inputs of linear layers get two 8-bit digits in the int8 profile.
 DIGITS = {"none": (), "down": ("down",), "qkv": ("qkv",), "qkv and down": ("qkv", "down")}
 GRIDS = (16, 64, 256)
+# Steps a nat of the two tables inside the model; 1024 is what the format ships.
+TABLES = {
+    f"int16, {table} table 1/{1 << bits}": {f"{prefix}_EXPONENT": bits, entries: (nats << bits) + 1}
+    for table, prefix, entries, nats in (
+        ("softmax", "SCORE", "SOFTMAX_ENTRIES", 15),
+        ("activation", "ACTIVATION", "ACTIVATION_ENTRIES", 16),
+    )
+    for bits in (4, 6, 8)
+}
 
 Rows = list[torch.Tensor]
 
@@ -54,6 +66,14 @@ def on_a_grid(rows: Rows, steps: int) -> Iterator[torch.Tensor]:
         yield torch.log_softmax(-behind, -1)
 
 
+def with_tables(model: torch.nn.Module, constants: dict[str, int], exchanges: list[Exchange]) -> Iterator[torch.Tensor]:
+    """Yield `exact_rows` of a model whose tables are coarser than the format allows; only this benchmark makes such."""
+    with mock.patch.multiple(schema, **constants):
+        made = sources.extract(copy.deepcopy(model), int(model.config.max_position_embeddings))
+        header, tensors = convert(made, "int16")
+        yield from exact_rows(ExactModel(ExactFile("int16", made.architecture, header, tensors, "")), exchanges)
+
+
 def divergence_bits(p: Rows, q: Iterator[torch.Tensor]) -> float:
     """Return the mean KL(P||Q) in bits a token."""
     total = sum(float((a.exp() * (a - b)).sum()) for a, b in zip(p, q, strict=True))
@@ -78,6 +98,8 @@ def main() -> None:
         path = Path(folder) / "exact.safetensors"
         quantise(copy.deepcopy(weak_model), path, profile="int16")
         added["int16"] = divergence_bits(strong, exact_rows(ExactModel(path), exchanges)) - kl
+        for name, constants in TABLES.items():
+            added[name] = divergence_bits(strong, with_tables(weak_model, constants, exchanges)) - kl
         for name, layers in DIGITS.items():
             quantise(copy.deepcopy(weak_model), path, profile="int8", two_digits=layers)
             added[f"int8, two digits: {name}"] = divergence_bits(strong, exact_rows(ExactModel(path), exchanges)) - kl
