@@ -62,7 +62,7 @@ class SymbolEncoder:
     >>> bits = encoder.finish()
     >>> decoder = SymbolDecoder(bits)
     >>> bits.count, [decoder.decode(weights) for _ in range(4)]
-    (4, [1, 1, 0, 1])
+    (2, [1, 1, 0, 1])
     """
 
     def __init__(self) -> None:

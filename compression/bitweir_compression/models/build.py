@@ -8,11 +8,13 @@ one machine with one number of threads it gives the same bytes again. The model 
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,11 @@ def build(profile: Profile, root: Path, progress: Progress, device: str = "cpu")
             or the folder cannot be written.
     """
     check_device(device)
-    folder = root / profile.name
+    with _locked(root, profile.name):
+        return _build(profile, root / profile.name, progress, device)
+
+
+def _build(profile: Profile, folder: Path, progress: Progress, device: str) -> Pair:
     if (folder / "strong").is_dir() and (folder / "weak").is_dir():
         return _finished(profile, folder)
     work = folder / "build"
@@ -94,6 +100,19 @@ def build(profile: Profile, root: Path, progress: Progress, device: str = "cpu")
     write(folder / "weak", weak.cpu(), tokenizer, {"role": "weak", **card}, reasons=False)
     shutil.rmtree(work)
     return open_pair(folder)
+
+
+@contextmanager
+def _locked(root: Path, name: str) -> Iterator[None]:
+    """Hold the models root's lock for a pair; a second build of it waits, then finds it finished."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        file = (root / f"{name}.lock").open("w")
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {root}: {error.strerror}", remedy="name another models root") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _finished(profile: Profile, folder: Path) -> Pair:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def test_a_finished_pair_is_returned_as_it_is(finished: Pair) -> None:
     root = finished.strong.folder.parents[1]
     assert build(MICRO, root, refuse).weak.fingerprint == finished.weak.fingerprint
     assert not (root / "micro" / "build").exists()
+
+
+def test_two_builds_at_once_make_one_pair(tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def note(stage: str, done: int, total: int, loss: float) -> None:
+        calls.append(stage)
+
+    with ThreadPoolExecutor(2) as pool:
+        pairs = list(pool.map(lambda _: build(MICRO, tmp_path, note), range(2)))
+    assert pairs[0].weak.fingerprint == pairs[1].weak.fingerprint
+    assert calls.count("tokenizer") == 1
 
 
 def test_a_pair_of_another_profile_is_not_taken_for_this_one(pair: Path) -> None:
