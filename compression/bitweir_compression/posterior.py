@@ -14,7 +14,7 @@ Rules:
 4. Without noise (temperature 0) the same code runs on log2 W alone, with a state of its own.
 
 The sampler is the Poisson functional representation (Li and El Gamal, IEEE Trans. Inf. Theory 64(11), 2018), of which
-Gumbel-max is the finite case; coding the scores' ranks alone would cost a quarter to a half more.
+Gumbel-max is the finite case.
 """
 
 import functools
