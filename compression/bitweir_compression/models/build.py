@@ -24,6 +24,7 @@ from bitweir_compression.errors import CheckpointError
 from bitweir_compression.models.chat import ChatTokenizer, load_tokenizer, train_tokenizer
 from bitweir_compression.models.checkpoint import Pair, open_pair, write
 from bitweir_compression.models.evaluation import exact_share, measure, written_exchanges
+from bitweir_compression.models.exact_weak import open_exact_weak
 from bitweir_compression.models.examples import Exchange, batches, exchange, exchanges, items
 from bitweir_compression.models.loading import check_device
 from bitweir_compression.models.profiles import Profile, Schedule
@@ -99,7 +100,9 @@ def _build(profile: Profile, folder: Path, progress: Progress, device: str) -> P
     write(folder / "strong", strong.cpu(), tokenizer, {"role": "strong", **card}, reasons=True)
     write(folder / "weak", weak.cpu(), tokenizer, {"role": "weak", **card}, reasons=False)
     shutil.rmtree(work)
-    return open_pair(folder)
+    pair = open_pair(folder)
+    open_exact_weak(pair)
+    return pair
 
 
 @contextmanager
@@ -123,6 +126,7 @@ def _finished(profile: Profile, folder: Path) -> Pair:
             f"{folder} was built from another '{profile.name}' profile", remedy="delete the folder and build it again"
         )
     shutil.rmtree(folder / "build", ignore_errors=True)
+    open_exact_weak(pair)
     return pair
 
 

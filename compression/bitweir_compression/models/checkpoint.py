@@ -1,7 +1,7 @@
 """A model folder: written whole, read with suspicion. Reading the card and the files' hashes needs no torch.
 
 <root>/<profile>/strong/   config.json  model.safetensors  tokenizer.json  tokenizer_config.json  model_card.json
-<root>/<profile>/weak/     the same
+<root>/<profile>/weak/     the same, and exact.safetensors
 """
 
 import hashlib
@@ -23,7 +23,9 @@ WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model_card.json"
 # The files whose bytes decide what a model computes, in the order they are hashed.
 HASHED_FILES = ("config.json", WEIGHTS_FILE, "tokenizer.json")
-EXPECTED_FILES = frozenset({*HASHED_FILES, CARD_FILE, "tokenizer_config.json", "generation_config.json"})
+# The exact form of a weak model lies beside it; it names the model it was made from (exact_weak.py).
+OTHER_FILES = ("tokenizer_config.json", "generation_config.json", "exact.safetensors")
+EXPECTED_FILES = frozenset({*HASHED_FILES, CARD_FILE, *OTHER_FILES})
 # What every card says, and of what type.
 CARD_FIELDS = {"role": str, "profile": dict, "measured": dict, "parameter_count": int, "fingerprint": str}
 CARD_BYTES_MAX = 1 << 20
