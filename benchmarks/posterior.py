@@ -15,12 +15,12 @@ import torch
 
 from benchmarks import record
 from bitweir_compression import noise
-from bitweir_compression.coder import SymbolDecoder, SymbolEncoder
+from bitweir_compression.coder import Reader, Writer
 from bitweir_compression.models.checkpoint import models_root, open_pair
 from bitweir_compression.models.evaluation import measure
 from bitweir_compression.models.examples import exchange
 from bitweir_compression.noise import NoiseStream
-from bitweir_compression.posterior import Posterior, guess
+from bitweir_compression.posterior import Guess, Posterior, guesses
 from bitweir_compression.sampling import SamplingSpec
 from bitweir_loadgen.demo import prompts
 from bitweir_services.answering import Answer, Limits, LoadedPair, answer, load, master_key
@@ -48,20 +48,25 @@ def positions(loaded: LoadedPair, answers: list[Answer], temperature: float) -> 
             yield frequencies, noise.words(key, len(frequencies)) if temperature else None, one.visible[index]
 
 
+def one(frequencies: np.ndarray, words: np.ndarray | None) -> Guess:
+    """Return the guess of one position."""
+    return guesses(frequencies[None], None if words is None else [words])[0]
+
+
 def code(rows: list[Position]) -> dict[str, float]:
     """Code and decode all positions and return bits a token."""
-    sender, receiver, encoder = Posterior(), Posterior(), SymbolEncoder()
+    sender, receiver, encoder = Posterior(), Posterior(), Writer()
     ideal = arithmetic = 0.0
     hits = 0
     for frequencies, words, token in rows:
-        expected = guess(frequencies, words)
+        expected = one(frequencies, words)
         hits += expected.token == token
         ideal -= math.log2(sender.probability(expected, token))
         arithmetic -= math.log2(int(frequencies[token]) / int(frequencies.sum()))
-        sender.encode(encoder, expected, token)
+        sender.code(encoder, expected, token)
     bits = encoder.finish()
-    decoder = SymbolDecoder(bits)
-    if any(receiver.decode(decoder, guess(f, words)) != token for f, words, token in rows):
+    reader = Reader(bits)
+    if any(receiver.code(reader, one(f, words), None) != token for f, words, token in rows):
         sys.exit("decoding gave other tokens: nothing to report")
     count = len(rows)
     return {

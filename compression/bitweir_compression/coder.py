@@ -17,8 +17,10 @@ reference_coder.py is the slow big-integer oracle of the same format and must ch
 Source: constriction 0.5 (Bamler), queue::RangeEncoder: 32-bit words, 64-bit state, 24-bit probabilities.
 """
 
+import math
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +53,22 @@ class Bits:
             raise CoderError(
                 f"{self.count} bits holding {self.value.bit_length()}", remedy=f"use 0 to {MESSAGE_BITS_MAX} bits"
             )
+
+
+class SymbolCoder(Protocol):
+    """Either direction, so that a format is written down once: `Writer` takes the values, `Reader` returns them.
+
+    Attributes:
+        part: what the next symbols are counted as, where anybody counts.
+    """
+
+    part: str
+
+    def symbol(self, weights: Weights, value: int | None) -> int:
+        """Code a symbol under integer weights; see `SymbolEncoder.encode`. The value is None when reading."""
+
+    def uniform(self, size: int, value: int | None) -> int:
+        """Code one of `size` values, all alike."""
 
 
 class SymbolEncoder:
@@ -142,6 +160,79 @@ class SymbolDecoder:
             return int(self._decoder.decode(model))
         except AssertionError as error:
             raise CoderError("no encoder makes this message", remedy="treat the frame as damaged") from error
+
+
+class Writer:
+    """Writes a message and keeps count of the ideal code length, by parts the caller names.
+
+    Attributes:
+        part: what the next symbols are counted as.
+        ideal_bits: part -> sum of -log2 of the probabilities the weights state.
+    """
+
+    def __init__(self) -> None:
+        """Start with an empty message."""
+        self._encoder = SymbolEncoder()
+        self.part = ""
+        self.ideal_bits: dict[str, float] = defaultdict(float)
+
+    def symbol(self, weights: Weights, value: int | None) -> int:
+        """See `SymbolCoder`."""
+        value = _given(value)
+        self._encoder.encode(value, weights)
+        # A weight of 0 is coded at the floor of rule 2.
+        share = max(int(weights[value]) / int(weights.sum()), 2.0**-PROBABILITY_BITS)
+        self.ideal_bits[self.part] -= math.log2(share)
+        return value
+
+    def uniform(self, size: int, value: int | None) -> int:
+        """See `SymbolCoder`."""
+        value = _given(value)
+        self._encoder.encode_uniform(value, size)
+        self.ideal_bits[self.part] += math.log2(size)
+        return value
+
+    def finish(self) -> Bits:
+        """Return the message."""
+        return self._encoder.finish()
+
+
+class Reader:
+    """Reads a message, and writes what it reads again: one content has one message."""
+
+    def __init__(self, bits: Bits) -> None:
+        """Start at the first bit."""
+        self.part = ""
+        self._bits = bits
+        self._decoder = SymbolDecoder(bits)
+        self._echo = SymbolEncoder()
+
+    def symbol(self, weights: Weights, value: int | None = None) -> int:  # noqa: ARG002 - a reader is told nothing
+        """See `SymbolCoder`."""
+        value = self._decoder.decode(weights)
+        self._echo.encode(value, weights)
+        return value
+
+    def uniform(self, size: int, value: int | None = None) -> int:  # noqa: ARG002 - a reader is told nothing
+        """See `SymbolCoder`."""
+        value = self._decoder.decode_uniform(size)
+        self._echo.encode_uniform(value, size)
+        return value
+
+    def finish(self) -> None:
+        """Check that the message was the one that its content is written as.
+
+        Raises:
+            CoderError: other bits decode to the same content.
+        """
+        if self._echo.finish() != self._bits:
+            raise CoderError("the message is not canonical", remedy="treat the frame as damaged")
+
+
+def _given(value: int | None) -> int:
+    if value is None:
+        raise CoderError("nothing to write", remedy="report this as a defect")
+    return value
 
 
 def shortest_bits(low: int, width: int, total_bits: int) -> Bits:

@@ -121,10 +121,10 @@ def words(key: PositionKey, vocabulary_size: int) -> Words:
 
 def gumbel(word: Words) -> Scores:
     """Return the noise of each word in units of 2**-24 bits: int64, the shape of `word`. See the file's rule 4."""
-    numerator = _numerator(word)
-    small = numerator < 1 << UNIFORM_BITS
+    odd = numerator(word)
+    small = odd < 1 << UNIFORM_BITS
     # Fold x and 1 - x onto (0, 1/2): the small side carries the relative precision.
-    folded = np.where(small, numerator, (1 << (UNIFORM_BITS + 1)) - numerator)
+    folded = np.where(small, odd, (1 << (UNIFORM_BITS + 1)) - odd)
     log2_folded = _log2(folded) - ((UNIFORM_BITS + 1) << TABLE_FRACTION_BITS)
     # u > 1/2: -log2 u = x * 2**q(x), so g = -log2 x - q(x).
     winners = -log2_folded - _interpolate(curvature_table(), folded, UNIFORM_BITS)
@@ -170,7 +170,7 @@ def _able(scores: Scores, word: Words) -> npt.NDArray[np.intp]:
     least -5.73 elsewhere. So a token reaches at most its bound = score + 53 - e, and the one with the highest bound
     reaches at least that bound less 2 bits, or less 7 where its x is not below 1/2.
     """
-    bound = _numerator(word).astype(np.float64).view(np.int64)
+    bound = numerator(word).astype(np.float64).view(np.int64)
     bound >>= 52
     np.subtract(UNIFORM_BITS + 1 + 1023, bound, out=bound)
     bound <<= FRACTION_BITS
@@ -194,8 +194,8 @@ def _check_key(key: bytes) -> None:
         raise NoiseError(f"noise key of {len(key)} bytes", remedy=f"use {KEY_BYTES} random bytes")
 
 
-def _numerator(word: Words) -> Scores:
-    """Return n = 2 * (word >> 12) + 1, of 53 bits."""
+def numerator(word: Words) -> Scores:
+    """Return n = 2 * (word >> 12) + 1 of each word, int64: the uniform is 1 - n / 2**53."""
     result: Scores = ((word >> np.uint64(WORD_SHIFT - 1)) | np.uint64(1)).view(np.int64)
     return result
 

@@ -4,10 +4,11 @@ The strong side drew argmax(log2 P + g). The receiver has W and the same g, so i
 highest log2 W + g, and the cost comes from where P and W disagree, not from the entropy of P.
 
 Rules:
-1. Integers only: scores are log2 of integer frequencies by the table of noise.py plus the noise, in units of 2**-24
-   bits; weights, counts and mixtures are int64. Equal inputs give equal states at both ends, on any machine.
+1. The guess is exact: the argmax of integer scores, log2 of integer frequencies by the table of noise.py plus the
+   noise, in units of 2**-24 bits. Weights, counts and mixtures are int64; the one float operation is the division of
+   two integers below 2**53, which IEEE 754 rounds the same everywhere. Equal inputs give equal states at both ends.
 2. A token costs a flag "it is the guess", and on a miss its place among the rest, under a mixture of softmax(score /
-   tau).
+   tau). There the score is on a grid of 1/64 bit and good to 1/16 bit: it is a model, not the guess.
 3. What is learnt is a function of what was coded: flag counts by context (how far the runner-up is behind, how sure
    the weak model is), and the weights of the taus by how far it is behind. `snapshot` copies the state, `restore`
    puts a copy back.
@@ -18,6 +19,7 @@ Gumbel-max is the finite case.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 
@@ -25,25 +27,35 @@ import numpy as np
 import numpy.typing as npt
 
 from bitweir_compression import noise
-from bitweir_compression.coder import SymbolDecoder, SymbolEncoder, Weights
+from bitweir_compression.coder import ALPHABET_MAX, WEIGHT_SUM_LIMIT, SymbolCoder, Weights
 from bitweir_compression.errors import CoderError
 
-_BIT = 1 << noise.FRACTION_BITS
 # Borders of the runner-up's distance, and of -log2 of the weak model's top probability, in 64ths of a bit.
 GAP_BORDERS = (4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 SURPRISE_BORDERS = (1, 4, 12, 32, 64, 112, 192)
 # Temperatures of the escape in sixteenths: how sharp the rest is differs between models and contexts.
 TAU_SIXTEENTHS = (4, 7, 11, 16, 24)
-# Escape weights: 24-bit integers on a grid of 1/64 bit, at least 1.
+# Scores of the escape are on a grid of 1/64 bit, its weights 24-bit integers, at least 1.
 GRID_BITS = 6
 WEIGHT_BITS = 24
-# Each tau's distribution is scaled to this total before they are mixed.
+# Bits of a significand, and of a uniform, that the tables of the escape's scores look at.
+TABLE_BITS = 8
+# Shares of one tau are in units of 2**-30 when weights of taus are learnt.
 SHARE_BITS = 30
 # Mixture weights of a context add up to about this; none falls below the floor, so none is ever out of the race.
-MIXTURE_TOTAL = 1 << 16
+MIXTURE_TOTAL_BITS = 16
 MIXTURE_FLOOR = 1 << 8
 # A context's flag counts are halved here: what was learnt long ago counts less.
 COUNT_LIMIT = 1 << 11
+# Rows whose arrays are worked on at once: about 4 MB each.
+CHUNK_CELLS = 1 << 19
+
+# With r = frequency / x, where the token's uniform is 1 - x: its score lies between log2 r - 1 and log2 r - .53 where
+# x < 1/2, and between log2 r - 5.75 and log2 r - 1 elsewhere. A token below these shares of the second largest r is
+# below both the largest, whatever the rest of its bits.
+_ABLE_SHARE = 0.71
+_ABLE_SHARE_LARGE = 0.025
+_HALF = 1 << noise.UNIFORM_BITS
 
 Frequencies = npt.NDArray[np.int64]
 
@@ -54,15 +66,17 @@ class Guess:
 
     Attributes:
         token: argmax of the scores, lowest id on a tie.
-        scores: int64 [V], log2 W plus noise in units of 2**-24 bits.
         gap: context of the runner-up's distance, 0 to len(GAP_BORDERS).
         surprise: context of -log2 of the weak model's top probability, 0 to len(SURPRISE_BORDERS).
+        frequencies: int64 [V], of the weak model.
+        words: uint64 [V], the position's noise; None at temperature 0.
     """
 
     token: int
-    scores: noise.Scores
     gap: int
     surprise: int
+    frequencies: Frequencies
+    words: noise.Words | None
 
 
 @dataclass(frozen=True)
@@ -73,34 +87,75 @@ class Snapshot:
     mixtures: bytes
 
 
-def guess(frequencies: Frequencies, words: noise.Words | None) -> Guess:
-    """Return the receiver's expectation.
+def guesses(frequencies: Frequencies, words: Sequence[noise.Words] | None) -> list[Guess]:
+    """Return the receiver's expectation of each row.
 
     Args:
-        frequencies: int64 [V], V >= 2, each 1 to 2**24: the weak model at the served temperature.
-        words: uint64 [V], the position's noise; None at temperature 0.
+        frequencies: int64 [n, V], 2 <= V <= 2**23, each 1 to 2**24: the weak model at the served temperature.
+        words: n times uint64 [V], each position's noise; None at temperature 0.
 
     Raises:
         CoderError: shapes or ranges are off.
     """
-    if frequencies.ndim != 1 or frequencies.dtype != np.int64 or len(frequencies) < 2:
-        raise CoderError(f"frequencies of shape {frequencies.shape}", remedy="use int64 [V] with V >= 2")
-    highest = int(frequencies.max())
-    if int(frequencies.min()) < 1 or highest > 1 << WEIGHT_BITS:
+    if frequencies.ndim != 2 or frequencies.dtype != np.int64 or not 2 <= frequencies.shape[1] <= ALPHABET_MAX:
+        raise CoderError(f"frequencies of shape {frequencies.shape}", remedy="use int64 [n, V] with 2 <= V <= 2**23")
+    if words is not None and (len(words) != len(frequencies) or any(w.shape != frequencies.shape[1:] for w in words)):
+        raise CoderError(f"{len(words)} rows of noise for {len(frequencies)}", remedy="use one vocabulary")
+    rows = max(1, CHUNK_CELLS // frequencies.shape[1])
+    result: list[Guess] = []
+    for start in range(0, len(frequencies), rows):
+        part = frequencies[start : start + rows]
+        result += _guesses(part, None if words is None else words[start : start + rows])
+    return result
+
+
+def _guesses(frequencies: Frequencies, words: Sequence[noise.Words] | None) -> list[Guess]:
+    highest = frequencies.max(axis=1)
+    if int(frequencies.min()) < 1 or int(highest.max()) > 1 << WEIGHT_BITS:
         raise CoderError("a frequency is not in 1..2**24", remedy="take them from a Predictor")
-    scores = noise.log2_units(frequencies)
+    tops = noise.log2_units(np.stack([frequencies.sum(axis=1), highest]))
+    surprises = np.searchsorted(SURPRISE_BORDERS, (tops[0] - tops[1]) >> (noise.FRACTION_BITS - GRID_BITS))
+    ids, row_of = _able(frequencies, words)
+    borders = np.searchsorted(row_of, np.arange(1, len(frequencies)))
+    candidates = np.split(ids, borders)
+    scores = noise.log2_units(frequencies[row_of, ids])
     if words is not None:
-        if words.shape != frequencies.shape:
-            raise CoderError(f"{len(words)} noise words for {len(frequencies)} tokens", remedy="use one vocabulary")
-        scores = scores + noise.gumbel(words)
-    token = int(scores.argmax())
-    rest = np.partition(scores, len(scores) - 2)[-2]
-    behind = (int(scores[token]) - int(rest)) >> (noise.FRACTION_BITS - GRID_BITS)
-    top = noise.log2_units(np.array([int(frequencies.sum()), highest], dtype=np.int64))
-    unsure = (int(top[0]) - int(top[1])) >> (noise.FRACTION_BITS - GRID_BITS)
-    return Guess(
-        token, scores, int(np.searchsorted(GAP_BORDERS, behind)), int(np.searchsorted(SURPRISE_BORDERS, unsure))
-    )
+        drawn = [row[some] for row, some in zip(words, candidates, strict=True)]
+        scores = scores + noise.gumbel(np.concatenate(drawn))
+    result = []
+    for row, some in enumerate(np.split(scores, borders)):
+        best = int(some.argmax())
+        top, some[best] = int(some[best]), noise.NEVER
+        behind = (top - int(some.max())) >> (noise.FRACTION_BITS - GRID_BITS)
+        gap = int(np.searchsorted(GAP_BORDERS, behind))
+        token = int(candidates[row][best])
+        row_words = None if words is None else words[row]
+        result.append(Guess(token, gap, int(surprises[row]), frequencies[row], row_words))
+    return result
+
+
+def _able(
+    frequencies: Frequencies, words: Sequence[noise.Words] | None
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return ids among which are the two best of each row, ascending in each row, and the row of each."""
+    if words is None:
+        ratios = frequencies.astype(np.float64)
+        shares = np.ones(len(ratios))
+    else:
+        numerators = np.stack([noise.numerator(row) for row in words])
+        ratios = frequencies / numerators
+    first = ratios.argmax(axis=1)
+    rows = np.arange(len(ratios))
+    largest = ratios[rows, first]
+    ratios[rows, first] = 0.0
+    second = ratios.argmax(axis=1)
+    floor = ratios[rows, second]
+    ratios[rows, first] = largest
+    if words is not None:
+        is_small = (numerators[rows, first] < _HALF) & (numerators[rows, second] < _HALF)
+        shares = np.where(is_small, _ABLE_SHARE, _ABLE_SHARE_LARGE)
+    row_of, ids = np.nonzero(ratios >= (floor * shares)[:, None])
+    return ids, row_of
 
 
 class Posterior:
@@ -112,41 +167,36 @@ class Posterior:
         # [gap, surprise, (hit, miss)]: a priori a miss is the rarer the larger the gap.
         hits = np.repeat(1 + np.arange(gaps, dtype=np.int64), surprises).reshape(gaps, surprises)
         self._flags = np.stack([2 * hits, np.full_like(hits, 2)], axis=-1)
-        self._mixtures = np.full((gaps, len(TAU_SIXTEENTHS)), MIXTURE_TOTAL // len(TAU_SIXTEENTHS), dtype=np.int64)
+        taus = len(TAU_SIXTEENTHS)
+        self._mixtures = np.full((gaps, taus), (1 << MIXTURE_TOTAL_BITS) // taus, dtype=np.int64)
 
-    def encode(self, encoder: SymbolEncoder, expected: Guess, token: int) -> None:
-        """Append a token and learn from it.
+    def code(self, coder: SymbolCoder, expected: Guess, token: int | None) -> int:
+        """Code a token, in the direction of the coder, and learn from it.
 
-        Raises:
-            CoderError: the token is not of the vocabulary; nothing was appended or learnt.
-        """
-        if not 0 <= token < len(expected.scores):
-            raise CoderError(f"token {token} of {len(expected.scores)}", remedy="use the weak model's vocabulary")
-        is_miss = token != expected.token
-        encoder.encode(int(is_miss), self._flags[expected.gap, expected.surprise])
-        if is_miss:
-            shares = self._shares(expected)
-            encoder.encode(token, self._mixed(expected, shares))
-            self._learn_mixture(expected, shares[:, token])
-        self._learn_flag(expected, is_miss=is_miss)
-
-    def decode(self, decoder: SymbolDecoder, expected: Guess) -> int:
-        """Return the next token and learn from it.
+        Args:
+            coder: writes or reads.
+            expected: the guess for this position.
+            token: the token to write; None to read.
 
         Raises:
-            CoderError: the message is none that an encoder can have made; what was learnt is then undefined.
+            CoderError: the token is not of the vocabulary (nothing was coded or learnt), or no encoder makes the
+                message (what was learnt is then undefined).
         """
-        is_miss = bool(decoder.decode(self._flags[expected.gap, expected.surprise]))
-        token = expected.token
-        if is_miss:
-            shares = self._shares(expected)
-            token = decoder.decode(self._mixed(expected, shares))
+        if token is not None and not 0 <= token < len(expected.frequencies):
+            raise CoderError(f"token {token} of {len(expected.frequencies)}", remedy="use the weak model's vocabulary")
+        flags = self._flags[expected.gap, expected.surprise]
+        is_miss = bool(coder.symbol(flags, None if token is None else int(token != expected.token)))
+        if not is_miss:
+            token = expected.token
+        else:
+            weights, sums = _escape_weights(expected)
+            token = coder.symbol(self._mixed(expected, weights, sums), token)
             if token == expected.token:
                 raise CoderError(
                     "a miss that names the guess", remedy="treat the frame as damaged: no encoder makes it"
                 )
-            self._learn_mixture(expected, shares[:, token])
-        self._learn_flag(expected, is_miss=is_miss)
+            self._learn_mixture(expected, (weights[:, token] << SHARE_BITS) // sums)
+        self._learn_flag(flags, is_miss=is_miss)
         return token
 
     def probability(self, expected: Guess, token: int) -> float:
@@ -154,7 +204,7 @@ class Posterior:
         hit, miss = (int(count) for count in self._flags[expected.gap, expected.surprise])
         if token == expected.token:
             return hit / (hit + miss)
-        mixed = self._mixed(expected, self._shares(expected))
+        mixed = self._mixed(expected, *_escape_weights(expected))
         return miss / (hit + miss) * int(mixed[token]) / int(mixed.sum())
 
     def snapshot(self) -> Snapshot:
@@ -166,28 +216,14 @@ class Posterior:
         self._flags = np.frombuffer(snapshot.flags, dtype=np.int64).reshape(self._flags.shape).copy()
         self._mixtures = np.frombuffer(snapshot.mixtures, dtype=np.int64).reshape(self._mixtures.shape).copy()
 
-    def _shares(self, expected: Guess) -> npt.NDArray[np.int64]:
-        """Return each tau's distribution over the tokens that are not the guess: int64 [taus, V], rows near 2**30."""
-        scores = expected.scores.copy()
-        scores[expected.token] = noise.NEVER
-        behind = (int(scores.max()) - scores) >> (noise.FRACTION_BITS - GRID_BITS)
-        table = _exp2_table()
-        # One cut for all: beyond it every tau gives weight 1.
-        behind = np.minimum(behind, len(table) * max(TAU_SIXTEENTHS) // 16)
-        rows = []
-        for tau in TAU_SIXTEENTHS:
-            weights = table[np.minimum(behind * 16 // tau, len(table) - 1)]
-            weights[expected.token] = 0
-            rows.append((weights << SHARE_BITS) // int(weights.sum()))
-        return np.stack(rows)
-
-    def _mixed(self, expected: Guess, shares: npt.NDArray[np.int64]) -> Weights:
-        """Return the mixture over tokens: int64 [V], sum below 2**47; the guess gets 0."""
-        mixed: Weights = (self._mixtures[expected.gap][:, None] * shares).sum(axis=0)
+    def _mixed(self, expected: Guess, weights: npt.NDArray[np.int64], sums: npt.NDArray[np.int64]) -> Weights:
+        """Return the mixture over tokens: int64 [V], sum below 2**53; the guess gets 0."""
+        # A tau's part of the sum is at most its mixture weight times 2**shift.
+        shift = WEIGHT_SUM_LIMIT.bit_length() - 2 - MIXTURE_TOTAL_BITS - 1
+        mixed: Weights = ((self._mixtures[expected.gap] << shift) // sums) @ weights
         return mixed
 
-    def _learn_flag(self, expected: Guess, *, is_miss: bool) -> None:
-        counts = self._flags[expected.gap, expected.surprise]
+    def _learn_flag(self, counts: npt.NDArray[np.int64], *, is_miss: bool) -> None:
         counts[int(is_miss)] += 2
         if int(counts.sum()) > COUNT_LIMIT:
             counts[:] = (counts + 1) >> 1
@@ -196,14 +232,71 @@ class Posterior:
         """Bayes' rule with a floor: weight times what the tau gave the token that came."""
         weights = self._mixtures[expected.gap]
         updated = weights * (shares + 1)
-        weights[:] = MIXTURE_FLOOR + updated * MIXTURE_TOTAL // int(updated.sum())
+        weights[:] = MIXTURE_FLOOR + (updated << MIXTURE_TOTAL_BITS) // int(updated.sum())
+
+
+def _escape_weights(expected: Guess) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return each tau's weights of the tokens that are not the guess, int64 [taus, V], and their sums, [taus]."""
+    scores = _grid_scores(expected)
+    scores[expected.token] = scores.min()
+    tables = _weight_tables()
+    behind = np.minimum(int(scores.max()) - scores, tables.shape[1] - 1)
+    weights = tables[:, behind]
+    weights[:, expected.token] = 0
+    return weights, weights.sum(axis=1)
+
+
+def _grid_scores(expected: Guess) -> npt.NDArray[np.int64]:
+    """Return log2 W + g in 64ths of a bit, up to a constant: int64 [V]. See rule 2."""
+    if expected.words is None:
+        ratios = expected.frequencies.astype(np.float64)
+    else:
+        numerators = noise.numerator(expected.words)
+        ratios = expected.frequencies / numerators
+    bits = ratios.view(np.int64)
+    scores: npt.NDArray[np.int64] = ((bits >> 52) << GRID_BITS) + _log2_grid()[
+        (bits >> (52 - TABLE_BITS)) & ((1 << TABLE_BITS) - 1)
+    ]
+    if expected.words is not None:
+        scores -= _noise_grid()[numerators >> (noise.UNIFORM_BITS + 1 - TABLE_BITS)]
+    return scores
 
 
 @functools.cache
-def _exp2_table() -> npt.NDArray[np.int64]:
-    """2**24 * 2**(-i / 64), at least 1, i = 0..24 * 64: int64, by 30-digit decimal arithmetic."""
+def _weight_tables() -> npt.NDArray[np.int64]:
+    """2**24 * 2**(-d / (64 tau)), at least 1, for each tau: int64 [taus, cut], by 30-digit decimal arithmetic.
+
+    From the cut on the sharpest tau gives 1 and the flattest next to nothing; the cut's own entry stands for the rest.
+    """
+    cut = (WEIGHT_BITS << GRID_BITS) * max(TAU_SIXTEENTHS) // 16
     with localcontext() as context:
         context.prec = 30
-        steps = 1 << GRID_BITS
-        values = [Decimal(2) ** (WEIGHT_BITS - Decimal(i) / steps) for i in range(WEIGHT_BITS * steps + 1)]
-        return np.array([max(1, int(value.to_integral_value())) for value in values], dtype=np.int64)
+        rows = []
+        for tau in TAU_SIXTEENTHS:
+            step = Decimal(2) ** (Decimal(-16) / (tau << GRID_BITS))
+            values = [step**distance * (1 << WEIGHT_BITS) for distance in range(cut + 1)]
+            rows.append([max(1, int(value.to_integral_value())) for value in values])
+        return np.array(rows, dtype=np.int64)
+
+
+@functools.cache
+def _log2_grid() -> npt.NDArray[np.int64]:
+    """64 log2(1 + (i + 1/2) / 256), i = 0..255: int64."""
+    half = (np.arange(1 << TABLE_BITS, dtype=np.int64) * 2 + 1) + (2 << TABLE_BITS)
+    units = noise.log2_units(half) - noise.log2_units(np.array(2 << TABLE_BITS, dtype=np.int64))
+    return _to_grid(units)
+
+
+@functools.cache
+def _noise_grid() -> npt.NDArray[np.int64]:
+    """64 (-log2 x - g) in the middle of each of 256 parts of x: what log2 (W / x) is above log2 W + g, int64."""
+    middle = (np.arange(1 << TABLE_BITS, dtype=np.int64) * 2 + 1) << (noise.UNIFORM_BITS - TABLE_BITS)
+    word = (middle >> 1).astype(np.uint64) << np.uint64(noise.WORD_SHIFT)
+    one = (noise.UNIFORM_BITS + 1) << noise.FRACTION_BITS
+    return _to_grid(one - noise.log2_units(middle) - noise.gumbel(word))
+
+
+def _to_grid(units: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Round from 2**-24 bits to 64ths of a bit."""
+    shift = noise.FRACTION_BITS - GRID_BITS
+    return (units + (1 << (shift - 1))) >> shift

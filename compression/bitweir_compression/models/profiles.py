@@ -18,7 +18,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One training stage: AdamW, linear warm-up, cosine decay to a tenth.
+    """One training stage; training.py says how the rate goes from warm-up to decay.
 
     Attributes:
         step_count: optimiser steps.
@@ -102,7 +102,7 @@ PROFILES = {
             documentation_share=0.15,
             strong=Shape(layer_count=4, hidden_size=256, head_count=4, kv_head_count=4, mlp_size=688),
             weak=Shape(layer_count=2, hidden_size=112, head_count=4, kv_head_count=4, mlp_size=304),
-            strong_training=Schedule(step_count=5000, batch_tokens=4096, learning_rate=2e-3, warmup_steps=200),
+            strong_training=Schedule(step_count=12_000, batch_tokens=4096, learning_rate=3e-3, warmup_steps=100),
             weak_training=Schedule(step_count=4000, batch_tokens=4096, learning_rate=4e-3, warmup_steps=100),
             distillation=Schedule(step_count=2000, batch_tokens=4096, learning_rate=2e-3, warmup_steps=50),
             rollout_count=20_000,

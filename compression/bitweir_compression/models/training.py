@@ -1,16 +1,19 @@
-"""The training loop: AdamW with warm-up and cosine decay over a resumable stream of batches. Imports torch.
+"""The training loop: Muon and AdamW, a rate that ends in a decay, a resumable stream of batches. Imports torch.
 
 Rules:
 1. The state file holds weights and optimiser moments as safetensors, the step in its metadata; it is replaced
    atomically.
 2. Resuming skips the batches already seen, so an interrupted run sees the same data in the same order as a whole one.
 3. Randomness comes from the seed alone: initial weights by a `torch.Generator`, data by the stream.
+4. Matrices are trained by Muon, embeddings and gains by AdamW, at one learning rate.
+5. Warm-up, a constant rate, and a linear decay over the last third: until the decay begins, a longer schedule's steps
+   are the same, so a run may be extended.
 """
 
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,12 +26,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bitweir_compression.errors import CheckpointError
 from bitweir_compression.models.chat import ChatTokenizer
 from bitweir_compression.models.examples import Batch, Exchange, strong_batch, strong_visible_batch, weak_batch
+from bitweir_compression.models.muon import Muon
 from bitweir_compression.models.profiles import Schedule, Shape
 
 # How often the state is written; losing this many steps to a crash is cheap.
 SAVE_EVERY_STEPS = 100
 GRADIENT_NORM_MAX = 1.0
-FINAL_RATE_SHARE = 0.1
+# What each optimiser remembers of a parameter, besides the step.
+MOMENTS = (("momentum",), ("exp_avg", "exp_avg_sq"))
+DECAY_SHARE = 1 / 3
+FINAL_RATE_SHARE = 0.02
 # Temperatures the weak model imitates the strong one at; the mean of their KL is the loss.
 IMITATION_TEMPERATURES = (1.0, 0.7)
 
@@ -112,23 +119,25 @@ def train(
     progress: Progress,
 ) -> None:
     """Train in place to the end of the schedule, from the state file when there is one; remove nothing."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
-    step = _restore(model, optimizer, state_path, stage)
+    optimizers = _optimizers(model, schedule.learning_rate)
+    step = _restore(model, optimizers, state_path, stage)
     model.train()
     for group in itertools.islice(stream, step, schedule.step_count):
-        for options in optimizer.param_groups:
-            options["lr"] = schedule.learning_rate * rate_share(step, schedule)
+        for optimizer in optimizers:
+            for options in optimizer.param_groups:
+                options["lr"] = schedule.learning_rate * rate_share(step, schedule)
         value = loss(group)
         if not math.isfinite(value.item()):
             raise CheckpointError(f"{stage}: the loss became {value.item()}", remedy="lower the learning rate")
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM_MAX)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
         progress(stage, step, schedule.step_count, value.item())
         if step % SAVE_EVERY_STEPS == 0 or step == schedule.step_count:
-            _save(model, optimizer, state_path, stage, step)
+            _save(model, optimizers, state_path, stage, step)
     if step < schedule.step_count:
         raise CheckpointError(f"{stage}: the data ended after {step} steps", remedy="raise rollout_count")
     model.eval()
@@ -136,31 +145,38 @@ def train(
 
 def rate_share(step: int, schedule: Schedule) -> float:
     """Return the learning rate of a step as a share of the peak."""
-    if step < schedule.warmup_steps:
-        return (step + 1) / schedule.warmup_steps
-    done = (step - schedule.warmup_steps) / max(1, schedule.step_count - schedule.warmup_steps)
-    return FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
+    warm = min(1.0, (step + 1) / max(1, schedule.warmup_steps))
+    left = (schedule.step_count - step) / max(1.0, schedule.step_count * DECAY_SHARE)
+    return min(warm, FINAL_RATE_SHARE + (1 - FINAL_RATE_SHARE) * min(1.0, left))
 
 
-def _named_moments(model: Model, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+def _optimizers(model: Model, rate: float) -> tuple[torch.optim.Optimizer, ...]:
+    """Return Muon for the layers' matrices and AdamW for the rest."""
+    named = list(model.named_parameters())
+    matrices = [parameter for name, parameter in named if parameter.dim() == 2 and "embed" not in name]
+    rest = [parameter for name, parameter in named if parameter.dim() != 2 or "embed" in name]
+    # In the order of MOMENTS.
+    return Muon(matrices, rate), torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+def _moments(parameter: torch.nn.Parameter, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, torch.Tensor]:
+    """Return what the optimiser remembers of a parameter, by name; empty before its first step."""
+    state: dict[str, torch.Tensor] = next((o.state[parameter] for o in optimizers if parameter in o.state), {})
+    return {name: value for name, value in state.items() if name != "step"}
+
+
+def _save(model: Model, optimizers: Sequence[torch.optim.Optimizer], path: Path, stage: str, step: int) -> None:
     tensors = {}
     for name, parameter in model.named_parameters():
-        moments = optimizer.state.get(parameter, {})
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if moment in moments:
-                tensors[f"{moment}.{name}"] = moments[moment].contiguous()
-    return tensors
-
-
-def _save(model: Model, optimizer: torch.optim.AdamW, path: Path, stage: str, step: int) -> None:
-    tensors = {f"weight.{name}": parameter.detach().contiguous() for name, parameter in model.named_parameters()}
-    tensors |= _named_moments(model, optimizer)
+        tensors[f"weight.{name}"] = parameter.detach().contiguous()
+        for moment, value in _moments(parameter, optimizers).items():
+            tensors[f"{moment}.{name}"] = value.contiguous()
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"bitweir": json.dumps({"stage": stage, "step": step})})
     partial.replace(path)
 
 
-def _restore(model: Model, optimizer: torch.optim.AdamW, path: Path, stage: str) -> int:
+def _restore(model: Model, optimizers: Sequence[torch.optim.Optimizer], path: Path, stage: str) -> int:
     """Load a state file written for this stage and return its step; 0 when there is none."""
     if not path.is_file():
         return 0
@@ -170,14 +186,14 @@ def _restore(model: Model, optimizer: torch.optim.AdamW, path: Path, stage: str)
             if header["stage"] != stage:
                 raise CheckpointError(f"{path} belongs to stage {header['stage']}", remedy="delete it and build again")
             step = int(header["step"])
+            names = {parameter: name for name, parameter in model.named_parameters()}
             with torch.no_grad():
-                for name, parameter in model.named_parameters():
+                for parameter, name in names.items():
                     parameter.copy_(state.get_tensor(f"weight.{name}"))
-                    optimizer.state[parameter] = {
-                        "step": torch.tensor(float(step)),
-                        "exp_avg": state.get_tensor(f"exp_avg.{name}").to(parameter.device),
-                        "exp_avg_sq": state.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
-                    }
+            for optimizer, moments in zip(optimizers, MOMENTS, strict=True):
+                for parameter in optimizer.param_groups[0]["params"]:
+                    values = {m: state.get_tensor(f"{m}.{names[parameter]}").to(parameter.device) for m in moments}
+                    optimizer.state[parameter] = {"step": torch.tensor(float(step)), **values}
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a training state: {error}", remedy="delete it and build again") from error
     return step

@@ -24,6 +24,7 @@ from bitweir_compression.models.examples import (
 )
 from bitweir_compression.models.profiles import Schedule
 from bitweir_compression.models.rollouts import continue_batch
+from bitweir_compression.models.muon import Muon, orthogonalised
 from bitweir_compression.models.training import Model, new_model, rate_share
 from bitweir_compression.sampling import SamplingSpec
 from tests.unit.compression.micro import MICRO
@@ -70,13 +71,40 @@ def test_items_are_mixed_in_the_share_asked_for() -> None:
     assert {item.split for item in drawn} == {Split.TRAIN}
 
 
-def test_the_learning_rate_rises_then_falls_to_a_tenth() -> None:
-    schedule = Schedule(step_count=100, batch_tokens=1, learning_rate=1, warmup_steps=10)
-    rates = [rate_share(step, schedule) for step in range(100)]
-    assert rates.index(max(rates)) in (9, 10)
+def test_the_learning_rate_rises_stays_and_falls_to_nearly_nothing() -> None:
+    schedule = Schedule(step_count=90, batch_tokens=1, learning_rate=1, warmup_steps=10)
+    rates = [rate_share(step, schedule) for step in range(90)]
     assert rates[:10] == sorted(rates[:10])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert math.isclose(rates[-1], 0.1, abs_tol=0.01)
+    assert rates[9:60] == [1.0] * 51
+    assert rates[60:] == sorted(rates[60:], reverse=True)
+    assert math.isclose(rates[-1], 0.02 + 0.98 / 30)
+
+
+def test_a_longer_schedule_begins_like_a_shorter_one() -> None:
+    short, long = (Schedule(count, batch_tokens=1, learning_rate=1, warmup_steps=10) for count in (90, 180))
+    assert [rate_share(step, short) for step in range(60)] == [rate_share(step, long) for step in range(60)]
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4)])
+def test_orthogonalised_singular_values_are_near_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    turned = torch.linalg.svd(left.T @ orthogonalised(matrix) @ right.T)[1]
+    assert values.max() / values.min() > 2
+    assert turned.min() > 0.6
+    assert turned.max() < 1.3
+
+
+def test_muon_takes_the_direction_of_least_loss_and_leaves_parameters_without_gradient() -> None:
+    moved, still = torch.nn.Parameter(torch.eye(3)), torch.nn.Parameter(torch.eye(3))
+    optimizer = Muon([moved, still], lr=0.01)
+    moved.grad = torch.diag(torch.tensor([5.0, 0.2, -1.0]))
+    optimizer.step()
+    steps = (torch.eye(3) - moved.detach()).diagonal()
+    assert torch.equal(still.detach(), torch.eye(3))
+    assert (steps.sign() == torch.tensor([1.0, 1.0, -1.0])).all()
+    # Small and large gradients move alike.
+    assert steps.abs().max() < 2 * steps.abs().min()
 
 
 SPECS = [
