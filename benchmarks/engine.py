@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks import record
+from bitweir_compression.corpus.held_out import held_out_prompts
 from bitweir_compression.models.checkpoint import models_root, open_pair
 from bitweir_compression.sampling import SamplingSpec
-from bitweir_loadgen.demo import prompts
 from bitweir_services.answering import Answer, Limits, LoadedPair, answer, load
 
 SEED = 1
@@ -61,7 +61,7 @@ def differing(expected: Sequence[Answer], got: Sequence[Answer]) -> dict[str, fl
 def main() -> None:
     """Run all variants against the answers written alone and write benchmarks/results/engine.json."""
     loaded = load(open_pair(models_root() / "tiny"))
-    texts = prompts(PROMPTS, SEED)
+    texts = held_out_prompts(PROMPTS, SEED)
     alone = run(loaded, texts, slots=1)
     if alone != run(loaded, texts, slots=1):
         sys.exit("two runs of one configuration differ: the engine is not repeatable at all")

@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 
 from benchmarks import record
+from bitweir_compression.corpus.held_out import held_out_prompts
 from bitweir_compression.exact import schema, sources
 from bitweir_compression.exact.format import ExactFile
 from bitweir_compression.exact.model import ExactModel
@@ -22,7 +23,6 @@ from bitweir_compression.exact.quantise import convert, quantise
 from bitweir_compression.models.checkpoint import models_root, open_pair
 from bitweir_compression.models.examples import Exchange, exchange
 from bitweir_compression.sampling import SamplingSpec
-from bitweir_loadgen.demo import prompts
 from bitweir_services.answering import Limits, answer, load
 
 SEED = 5
@@ -84,9 +84,8 @@ def main() -> None:
     """Measure every choice and write benchmarks/results/exact_quality.json."""
     torch.set_num_threads(1)
     loaded = load(open_pair(models_root() / "tiny"))
-    answers = answer(
-        loaded, prompts(PROMPTS, SEED), seed=SEED, sampling=SamplingSpec(), limits=Limits(), progress=lambda *_: None
-    )
+    asked = held_out_prompts(PROMPTS, SEED)
+    answers = answer(loaded, asked, seed=SEED, sampling=SamplingSpec(), limits=Limits(), progress=lambda *_: None)
     exchanges = [exchange(loaded.tokenizer, a.prompt, [*a.hidden, *a.visible]) for a in answers if a.visible]
     counts = [one.visible_count for one in exchanges]
     strong = list(log_rows(loaded.strong.double(), [one.strong for one in exchanges], counts))

@@ -16,13 +16,13 @@ import torch
 from benchmarks import record
 from bitweir_compression import noise
 from bitweir_compression.coder import Reader, Writer
+from bitweir_compression.corpus.held_out import held_out_prompts
 from bitweir_compression.models.checkpoint import models_root, open_pair
 from bitweir_compression.models.evaluation import measure
 from bitweir_compression.models.examples import exchange
 from bitweir_compression.noise import NoiseStream
 from bitweir_compression.posterior import Guess, Posterior, guesses
 from bitweir_compression.sampling import SamplingSpec
-from bitweir_loadgen.demo import prompts
 from bitweir_services.answering import Answer, Limits, LoadedPair, answer, load, master_key
 
 SEED = 11
@@ -86,7 +86,7 @@ def main() -> None:
     for temperature in TEMPERATURES:
         spec = SamplingSpec(temperature=temperature)
         answers = answer(
-            loaded, prompts(PROMPTS, SEED), seed=SEED, sampling=spec, limits=Limits(), progress=lambda *_: None
+            loaded, held_out_prompts(PROMPTS, SEED), seed=SEED, sampling=spec, limits=Limits(), progress=lambda *_: None
         )
         answers = [one for one in answers if one.visible]
         exchanges = [exchange(loaded.tokenizer, a.prompt, [*a.hidden, *a.visible]) for a in answers]

@@ -168,6 +168,7 @@ class Writer:
     Attributes:
         part: what the next symbols are counted as.
         ideal_bits: part -> sum of -log2 of the probabilities the weights state.
+        symbol_counts: part -> symbols.
     """
 
     def __init__(self) -> None:
@@ -175,6 +176,7 @@ class Writer:
         self._encoder = SymbolEncoder()
         self.part = ""
         self.ideal_bits: dict[str, float] = defaultdict(float)
+        self.symbol_counts: dict[str, int] = defaultdict(int)
 
     def symbol(self, weights: Weights, value: int | None) -> int:
         """See `SymbolCoder`."""
@@ -183,6 +185,7 @@ class Writer:
         # A weight of 0 is coded at the floor of rule 2.
         share = max(int(weights[value]) / int(weights.sum()), 2.0**-PROBABILITY_BITS)
         self.ideal_bits[self.part] -= math.log2(share)
+        self.symbol_counts[self.part] += 1
         return value
 
     def uniform(self, size: int, value: int | None) -> int:
@@ -190,6 +193,7 @@ class Writer:
         value = _given(value)
         self._encoder.encode_uniform(value, size)
         self.ideal_bits[self.part] += math.log2(size)
+        self.symbol_counts[self.part] += 1
         return value
 
     def finish(self) -> Bits:
@@ -277,8 +281,10 @@ def _categorical(weights: Weights) -> Any:
         raise CoderError(
             f"weights of shape {weights.shape} and type {weights.dtype}", remedy=f"use int64 [1 to {ALPHABET_MAX}]"
         )
-    # The second check keeps the int64 sum below from wrapping.
-    if int(weights.min()) < 0 or int(weights.max()) > ((1 << 63) - 1) // len(weights):
+    highest = int(weights.max())
+    # Where the int64 sum below might wrap, a float one, which cannot, has to be in range first.
+    may_wrap = highest > ((1 << 63) - 1) // len(weights)
+    if int(weights.min()) < 0 or (may_wrap and float(weights.sum(dtype=np.float64)) > 2.0 * WEIGHT_SUM_LIMIT):
         raise CoderError("a weight is negative or too large", remedy=f"keep the sum below {WEIGHT_SUM_LIMIT}")
     if not 0 < int(weights.sum()) < WEIGHT_SUM_LIMIT:
         raise CoderError(f"weights of sum {int(weights.sum())}", remedy=f"keep the sum in 1..{WEIGHT_SUM_LIMIT - 1}")

@@ -185,11 +185,13 @@ class Posterior:
         if token is not None and not 0 <= token < len(expected.frequencies):
             raise CoderError(f"token {token} of {len(expected.frequencies)}", remedy="use the weak model's vocabulary")
         flags = self._flags[expected.gap, expected.surprise]
+        coder.part = "flags"
         is_miss = bool(coder.symbol(flags, None if token is None else int(token != expected.token)))
         if not is_miss:
             token = expected.token
         else:
             weights, sums = _escape_weights(expected)
+            coder.part = "misses"
             token = coder.symbol(self._mixed(expected, weights, sums), token)
             if token == expected.token:
                 raise CoderError(

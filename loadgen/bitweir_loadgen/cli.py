@@ -31,6 +31,7 @@ class CommandSource(NamedTuple):
 
 
 COMMANDS: Mapping[str, CommandSource] = {
+    "codec": CommandSource("bitweir_services.commands", "codec", "Code text against the weak model, and decode it."),
     "corpus": CommandSource("bitweir_compression.commands", "corpus", "Print text the project makes itself."),
     "demo": CommandSource("bitweir_loadgen.commands", "demo", "Answer prompts and report what uploading them costs."),
     "exact": CommandSource(

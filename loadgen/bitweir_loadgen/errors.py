@@ -1,7 +1,8 @@
 """Every error this package raises on purpose. Each says what is wrong and what to do next.
 
 LoadgenError
-└── RunFolderError    a run folder that cannot be written, read or resumed
+├── RunFolderError    a run folder that cannot be written, read or resumed
+└── DemoError         the demonstration run did not show what it is for
 """
 
 
@@ -20,3 +21,7 @@ class LoadgenError(Exception):
 
 class RunFolderError(LoadgenError):
     """A run folder that cannot be written, read or resumed."""
+
+
+class DemoError(LoadgenError):
+    """The demonstration run did not show what it is for: nothing was sent, or something else was decoded."""

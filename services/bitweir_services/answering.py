@@ -11,7 +11,7 @@ Rules:
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -145,29 +145,31 @@ def upload_costs(
     ]
     ideal = "ideal code length: no coder, no framing"
     table.append(("weak_model", math.ceil(measured.weak_bits * token_count), f"-log2 W of every token; {ideal}"))
-    weights_bytes = pair.strong.weights_bytes
-    return {
+    result = {
         "tokens": token_count,
         "hidden_tokens": sum(len(a.hidden) for a in answers),
         "bytes": byte_count,
-        "weights_bytes": weights_bytes,
-        "rows": [
-            {
-                "name": name,
-                "bits": bits,
-                "bits_per_token": bits / token_count,
-                "bits_per_byte": bits / max(byte_count, 1),
-                "upload_over_weights": bits / 8 / weights_bytes,
-                "note": note,
-            }
-            for name, bits, note in table
-        ],
+        "weights_bytes": pair.strong.weights_bytes,
         "measured": asdict(measured),
-        "guard": _guarded(answers, tokenizer.end),
+        "guard": guarded(answers, tokenizer.end),
+    }
+    return {**result, "rows": [cost_row(result, name, bits, note) for name, bits, note in table]}
+
+
+def cost_row(costs: Mapping[str, Any], name: str, bits: int, note: str) -> dict[str, Any]:
+    """Return a row of `upload_costs`: what so many bits are a token, a byte of text and of the weights."""
+    return {
+        "name": name,
+        "bits": bits,
+        "bits_per_token": bits / costs["tokens"],
+        "bits_per_byte": bits / max(costs["bytes"], 1),
+        "upload_over_weights": bits / 8 / costs["weights_bytes"],
+        "note": note,
     }
 
 
-def _guarded(answers: Sequence[Answer], end: int) -> dict[str, Any]:
+def guarded(answers: Sequence[Answer], end: int) -> dict[str, Any]:
+    """Return what the degeneracy guard says of the answers, with `verdict` and `reasons`."""
     truncated = sum(a.finish is Finish.LENGTH for a in answers)
     tokens = [[token for token in a.visible if token != end] for a in answers]
     result = guard.examine(tokens, [a.text for a in answers], truncated_count=truncated)

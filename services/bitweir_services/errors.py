@@ -2,6 +2,7 @@
 
 ServicesError
 ├── RequestError    the request cannot be served as written: prompt too long, unknown option
+├── RecordError     a record of a lane that is damaged or incomplete
 └── EngineError     the engine was driven out of order, or has no room
 """
 
@@ -21,6 +22,10 @@ class ServicesError(Exception):
 
 class RequestError(ServicesError):
     """The request cannot be served as written; nothing was generated for it."""
+
+
+class RecordError(ServicesError):
+    """A record of a lane that is damaged or incomplete; nothing of it was decoded."""
 
 
 class EngineError(ServicesError):

@@ -8,7 +8,8 @@ import pytest
 
 from bitweir_compression.models.checkpoint import Pair
 from bitweir_compression.sampling import SamplingSpec
-from bitweir_loadgen.demo import prompts, run_demo
+from bitweir_compression.corpus.held_out import held_out_prompts
+from bitweir_loadgen.demo import run_demo
 from bitweir_loadgen.errors import RunFolderError
 from bitweir_loadgen.run_folder import RunFolder
 from bitweir_services.answering import Limits, LoadedPair, answer, load, upload_costs
@@ -48,7 +49,7 @@ def test_the_strong_model_predicts_held_out_answers_better(pair: Pair) -> None:
 
 
 def test_answers_do_not_depend_on_the_batch(loaded: LoadedPair) -> None:
-    texts = prompts(12, 5)
+    texts = held_out_prompts(12, 5)
 
     def texts_of(slots: int) -> list[str]:
         options = {"seed": 4, "sampling": SamplingSpec(temperature=0.7), "progress": silent}

@@ -67,6 +67,7 @@ class Arithmetic:
         self, coder: SymbolCoder, frequencies: Frequencies, places: Sequence[Place], tokens: Sequence[int | None]
     ) -> list[int]:
         """See `Codec`."""
+        coder.part = "tokens"
         return [coder.symbol(row, value) for row, value in zip(frequencies, tokens, strict=True)]
 
     def snapshot(self) -> Snapshot:

@@ -242,7 +242,6 @@ class _Coding:
         content.step_count = self._number("steps", self._source.step_count() if self._source else None)
         if content.step_count > lane.spec.steps_max:
             raise FrameError(f"{content.step_count} steps", remedy=f"a frame has at most {lane.spec.steps_max}")
-        self._coder.part = "tokens"
         live = sorted(lane.slots)
         complete: dict[int, Ending] = {}
         for _ in range(content.step_count):
@@ -264,6 +263,7 @@ class _Coding:
         wanted = {slot: self._source.token(slot) if self._source else None for slot in live}
         if is_raw:
             size = lane.predictor.vocabulary_size
+            self._coder.part = "escapes"
             tokens = {slot: self._coder.uniform(size, wanted[slot]) for slot in live}
         else:
             tokens = self._predicted(live, wanted)

@@ -21,9 +21,10 @@ from bitweir_compression.session.numbers import AdaptiveNumber, NumberState
 
 # Kinds of numbers a frame holds, each with a code of its own.
 NUMBERS = ("events", "drops", "joins", "join_index", "steps")
-# One step of a full lane must fit a frame whatever is coded: a flag of 12 bits and an escape at 2**-24 for each slot,
-# and the same again for rounding and the frame's own numbers.
-SLOT_BITS_MAX = 64
+# One step of a full lane must fit a frame whatever is coded: for each slot a flag of at most 12 bits and a miss at
+# 2**-24, rounded up, and the frame's own parts.
+SLOT_BITS_MAX = 40
+FRAME_BITS_MIN = 256
 
 # Whether an answer is complete besides its end token and its limit: a stop string, for example. Same at both ends.
 Finished = Callable[[Grant, Sequence[int]], bool]
@@ -55,7 +56,7 @@ class LaneSpec:
         end: the token that ends an answer.
         waiting_max: grants that may wait for a slot.
         steps_max: steps of one frame.
-        frame_bits_max: payload bits of one frame; at least 64 a slot.
+        frame_bits_max: payload bits of one frame; at least 40 a slot and 256. The default is the gate's largest size.
 
     Raises:
         EventError: a limit is out of range.
@@ -65,15 +66,16 @@ class LaneSpec:
     end: int
     waiting_max: int = 100_000
     steps_max: int = 4096
-    frame_bits_max: int = 11_200
+    frame_bits_max: int = 8 * 1024 - 1
 
     def __post_init__(self) -> None:
         if not 0 < self.slot_count <= 1 << 16 or not 0 < self.steps_max < 1 << 20 or self.waiting_max < 1:
             raise EventError("slots, steps or waiting streams out of range", remedy="use at least one of each")
-        if self.frame_bits_max < (self.slot_count + 4) * SLOT_BITS_MAX:
+        least = self.slot_count * SLOT_BITS_MAX + FRAME_BITS_MIN
+        if self.frame_bits_max < least:
             raise EventError(
                 f"frames of {self.frame_bits_max} bits do not hold a step of {self.slot_count} slots",
-                remedy=f"allow {(self.slot_count + 4) * SLOT_BITS_MAX} bits or use fewer slots",
+                remedy=f"allow {least} bits or use fewer slots",
             )
 
 

@@ -41,7 +41,9 @@ class Frame:
         mode: its kind; everything but `NORMAL` is worth an alarm.
         token_count: tokens in it.
         step_count: steps in it.
-        ideal_bits: -log2 of the stated probabilities, by part: mode, changes, steps, tokens, check.
+        ideal_bits: -log2 of the stated probabilities, by part: mode, changes, steps, check, and of the tokens: tokens
+            (arithmetic), flags and misses (gumbel, greedy), escapes.
+        symbol_counts: symbols coded, by part: a token is a flag, and a miss where the guess was wrong.
     """
 
     bits: Bits
@@ -49,6 +51,7 @@ class Frame:
     token_count: int
     step_count: int
     ideal_bits: Mapping[str, float]
+    symbol_counts: Mapping[str, int]
 
 
 @dataclass
@@ -265,7 +268,8 @@ class Sender:
         writer = Writer()
         events = self._events[self._lane.consumed_count :]
         content = code_frame(self._lane, writer, events, accepts=tuple(Mode), source=choice)
-        frame = Frame(writer.finish(), content.mode, content.token_count, content.step_count, dict(writer.ideal_bits))
+        counts = (content.token_count, content.step_count)
+        frame = Frame(writer.finish(), content.mode, *counts, dict(writer.ideal_bits), dict(writer.symbol_counts))
         return frame, content
 
     def _sent(self, before: LaneSnapshot, frame: Frame, content: Content) -> None:
