@@ -47,8 +47,8 @@ MIXTURE_TOTAL_BITS = 16
 MIXTURE_FLOOR = 1 << 8
 # A context's flag counts are halved here: what was learnt long ago counts less.
 COUNT_LIMIT = 1 << 11
-# Rows whose arrays are worked on at once: about 4 MB each.
-CHUNK_CELLS = 1 << 19
+# Cells of the arrays worked on at once: a megabyte each.
+CHUNK_CELLS = 1 << 17
 
 # With r = frequency / x, where the token's uniform is 1 - x: its score lies between log2 r - 1 and log2 r - .53 where
 # x < 1/2, and between log2 r - 5.75 and log2 r - 1 elsewhere. A token below these shares of the second largest r is
@@ -154,7 +154,7 @@ def _able(
     if words is not None:
         is_small = (numerators[rows, first] < _HALF) & (numerators[rows, second] < _HALF)
         shares = np.where(is_small, _ABLE_SHARE, _ABLE_SHARE_LARGE)
-    row_of, ids = np.nonzero(ratios >= (floor * shares)[:, None])
+    row_of, ids = np.divmod(np.flatnonzero(ratios >= (floor * shares)[:, None]), ratios.shape[1])
     return ids, row_of
 
 
@@ -190,14 +190,14 @@ class Posterior:
         if not is_miss:
             token = expected.token
         else:
-            weights, sums = _escape_weights(expected)
+            behind, sums = _escape(expected)
             coder.part = "misses"
-            token = coder.symbol(self._mixed(expected, weights, sums), token)
+            token = coder.symbol(self._mixed(expected, behind, sums), token)
             if token == expected.token:
                 raise CoderError(
                     "a miss that names the guess", remedy="treat the frame as damaged: no encoder makes it"
                 )
-            self._learn_mixture(expected, (weights[:, token] << SHARE_BITS) // sums)
+            self._learn_mixture(expected, (_weight_tables()[:, behind[token]] << SHARE_BITS) // sums)
         self._learn_flag(flags, is_miss=is_miss)
         return token
 
@@ -206,7 +206,7 @@ class Posterior:
         hit, miss = (int(count) for count in self._flags[expected.gap, expected.surprise])
         if token == expected.token:
             return hit / (hit + miss)
-        mixed = self._mixed(expected, *_escape_weights(expected))
+        mixed = self._mixed(expected, *_escape(expected))
         return miss / (hit + miss) * int(mixed[token]) / int(mixed.sum())
 
     def snapshot(self) -> Snapshot:
@@ -218,11 +218,13 @@ class Posterior:
         self._flags = np.frombuffer(snapshot.flags, dtype=np.int64).reshape(self._flags.shape).copy()
         self._mixtures = np.frombuffer(snapshot.mixtures, dtype=np.int64).reshape(self._mixtures.shape).copy()
 
-    def _mixed(self, expected: Guess, weights: npt.NDArray[np.int64], sums: npt.NDArray[np.int64]) -> Weights:
+    def _mixed(self, expected: Guess, behind: npt.NDArray[np.int64], sums: npt.NDArray[np.int64]) -> Weights:
         """Return the mixture over tokens: int64 [V], sum below 2**53; the guess gets 0."""
         # A tau's part of the sum is at most its mixture weight times 2**shift.
         shift = WEIGHT_SUM_LIMIT.bit_length() - 2 - MIXTURE_TOTAL_BITS - 1
-        mixed: Weights = ((self._mixtures[expected.gap] << shift) // sums) @ weights
+        by_distance = ((self._mixtures[expected.gap] << shift) // sums) @ _weight_tables()
+        mixed: Weights = by_distance[behind]
+        mixed[expected.token] = 0
         return mixed
 
     def _learn_flag(self, counts: npt.NDArray[np.int64], *, is_miss: bool) -> None:
@@ -237,15 +239,19 @@ class Posterior:
         weights[:] = MIXTURE_FLOOR + (updated << MIXTURE_TOTAL_BITS) // int(updated.sum())
 
 
-def _escape_weights(expected: Guess) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return each tau's weights of the tokens that are not the guess, int64 [taus, V], and their sums, [taus]."""
+def _escape(expected: Guess) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return how far each token is behind the best that is not the guess, and the sum of each tau's weights.
+
+    Returns:
+        int64 [V], 0 to the last column of the weight tables; int64 [taus], over all tokens but the guess.
+    """
     scores = _grid_scores(expected)
     scores[expected.token] = scores.min()
     tables = _weight_tables()
     behind = np.minimum(int(scores.max()) - scores, tables.shape[1] - 1)
-    weights = tables[:, behind]
-    weights[:, expected.token] = 0
-    return weights, weights.sum(axis=1)
+    counts = np.bincount(behind, minlength=tables.shape[1])
+    counts[behind[expected.token]] -= 1
+    return behind, tables @ counts
 
 
 def _grid_scores(expected: Guess) -> npt.NDArray[np.int64]:

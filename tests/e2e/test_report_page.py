@@ -30,6 +30,7 @@ def summary() -> dict:
             "measured": {"entropy_bits": 0.9, "kl_bits": 0.1},
             "guard": {"verdict": "warn", "reasons": ["It loops & <b>loops</b>."], **distinct},
         },
+        "channel": {"streams": 1, "left_out": 0, "threads": {"encoder": 2, "decoder": 1}},
         "answers": [{"prompt": "p", "text": "line one\nline two", "visible": [1], "hidden": [], "finish": "end"}],
     }  # fmt: skip
 

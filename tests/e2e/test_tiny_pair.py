@@ -2,18 +2,22 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bitweir_compression.coder import Bits
+from bitweir_compression.corpus.held_out import held_out_prompts
 from bitweir_compression.models.checkpoint import Pair
 from bitweir_compression.sampling import SamplingSpec
-from bitweir_compression.corpus.held_out import held_out_prompts
 from bitweir_loadgen.demo import run_demo
-from bitweir_loadgen.errors import RunFolderError
+from bitweir_loadgen.errors import DemoError, RunFolderError
 from bitweir_loadgen.run_folder import RunFolder
 from bitweir_services.answering import Limits, LoadedPair, answer, load, upload_costs
+from bitweir_services.codec_bench import BenchSpec, bench, label, table_lines
 from bitweir_services.errors import RequestError
+from bitweir_services.lane_record import LaneRecord
 from tests.e2e.pair import needs_pair, tiny_pair
 
 pytestmark = needs_pair
@@ -78,11 +82,48 @@ def test_the_summary_adds_up(run: Path) -> None:
     assert table["raw"]["bits"] == 8 * costs["bytes"]
     assert table["token_ids"]["bits"] == 12 * costs["tokens"]
     assert table["weak_model"]["bits"] < table["token_ids"]["bits"] < table["raw"]["bits"]
+    assert table["payload"]["bits"] < table["weak_model"]["bits"]
+    assert table["payload"]["bits"] < table["frames"]["bits"] < table["wire"]["bits"]
+    assert summary["channel"]["decoded_equal"]
+    threads = summary["channel"]["threads"]
+    assert threads["encoder"] != threads["decoder"]
     for row in costs["rows"]:
         assert row["upload_over_weights"] == pytest.approx(row["bits"] / 8 / costs["weights_bytes"])
     # Cross-entropy splits into entropy and KL in expectation; on 20 answers it is near.
     measured = costs["measured"]
     assert measured["weak_bits"] == pytest.approx(measured["entropy_bits"] + measured["kl_bits"], rel=0.25)
+
+
+def test_a_decoder_that_differs_stops_the_demo(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def altered(self: LaneRecord) -> str:
+        return original(replace(self, frames=(Bits(1, 1), *self.frames[1:])))
+
+    original = LaneRecord.to_json
+    monkeypatch.setattr(LaneRecord, "to_json", altered)
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(DemoError, match="decoding process failed"):
+        run_demo(pair, folder, profile="tiny", size=3, seed=1, sampling=SamplingSpec(), progress=silent)
+    assert not (folder.path / "report.html").exists()
+
+
+def test_the_codec_bench_decodes_and_adds_up(pair: Pair, loaded: LoadedPair) -> None:
+    samplings = (SamplingSpec(), SamplingSpec(0.0), SamplingSpec(0.7, top_p=0.9))
+    spec = BenchSpec(3, streams=8, steps_per_frame=10, samplings=samplings, limits=Limits(slot_count=24))
+    document = bench(pair, loaded, held_out_prompts(24, 3), spec, silent)
+    rows = {(row["temperature"], row["codec"]): row for row in document["rows"]}
+    assert [row["mismatches"] for row in document["rows"]] == [0] * 6
+    assert rows[1.0, "gumbel"]["ideal_bits_per_token"] <= rows[1.0, "arithmetic"]["ideal_bits_per_token"] / 2
+    for row in document["rows"]:
+        totals = [row[f"{kind}_bits_per_token"] for kind in ("ideal", "coder", "information", "frame", "wire")]
+        assert totals == sorted(totals)
+        name = f"{label(SamplingSpec(row['temperature'], top_p=row['top_p']))} {row['codec']}"
+        assert sum(document["overhead"][name].values()) == pytest.approx(row["wire_bits_per_token"])
+        assert 0 <= row["tv"] <= 1
+    # Frames cost little beyond the tokens: 1 % and 8 bits each, and the 12 bits of the check.
+    gumbel = rows[1.0, "gumbel"]
+    framing = 20 * gumbel["frames"] / gumbel["tokens"]
+    assert gumbel["coder_bits_per_token"] <= 1.01 * gumbel["ideal_bits_per_token"] + framing
+    assert any("token for token" in line for line in table_lines(document))
 
 
 def test_the_report_is_offline_and_shows_the_figure_first(run: Path) -> None:
