@@ -56,6 +56,8 @@ def test_corpus_prints_the_same_items_for_the_same_seed(tmp_path: Path) -> None:
         (("models", "show", "--profile", "huge"), "no profile 'huge'"),
         (("models", "show"), "no model at"),
         (("models", "check"), "no model at"),
+        (("models", "check", "--foreign", "missing.txt"), "missing.txt"),
+        (("models", "check", "--foreign", "broken.jsonl"), "broken.jsonl:1: not JSON"),
         (("models", "quantise", "missing", "out"), "no config.json"),
         (("exact", "certify", "missing"), "missing"),
         (("exact", "freeze", "prompts.txt", "out.json"), "no sound exact file"),
