@@ -1,32 +1,36 @@
 """Bits a token by codec, and what the code costs in time: `make bench NAME=coding`. Needs a pair (`make models`).
 
-The first part is `bitweir codec bench` on the reference pair where there is one, else on the tiny one. The second
-compares, inside one run and on one thread, the time of noise and coding with that of the strong model's forward pass
-at 128 streams; medians of several.
+1. `bitweir codec bench` on the reference pair where there is one, else on the tiny one.
+2. The gumbel codec beside a simulation: the weak model's own logits plus Gaussian noise, of a size that differs from
+   position to position, scaled until KL(P||W) is what the pair has. What the pair pays above that is what its
+   disagreements have that Gaussian ones do not.
+3. Time: noise and coding against the strong model's forward pass at 128 streams, inside one run, on one thread, medians
+   of several.
 """
 
-import statistics
-import time
-from collections.abc import Callable
+import math
 
 import numpy as np
 import torch
 
 from benchmarks import record
+from bitweir_compression import noise
 from bitweir_compression.coder import Writer
 from bitweir_compression.corpus.held_out import held_out_prompts
 from bitweir_compression.models.checkpoint import Pair, models_root, open_pair
-from bitweir_compression.sampling import SamplingSpec
+from bitweir_compression.posterior import Posterior, guesses
+from bitweir_compression.sampling import SamplingSpec, scores
 from bitweir_compression.session.codecs import NoisePosterior, Place
-from bitweir_services.answering import Limits, LoadedPair, load
+from bitweir_services.answering import Limits, LoadedPair, answer, load
 from bitweir_services.codec_bench import BenchSpec, bench, table_lines
 from bitweir_services.engines.hf import HuggingFaceEngine
 
 SEED = 11
+SIMULATED, SIMULATED_TOKENS = 200, 4000
 REQUESTS = 512
 STREAMS = 128
 STEPS = 10
-REPEATS = 7
+LIMITS = Limits(slot_count=128)
 SAMPLINGS = (
     *(SamplingSpec(t) for t in (0.0, 0.7, 1.0)),
     SamplingSpec(1.0, top_p=0.95),
@@ -43,15 +47,54 @@ def chosen_pair() -> tuple[str, Pair]:
     return name, open_pair(models_root() / name)
 
 
-def median_s(work: Callable[[], object]) -> float:
-    """Return the median time of several runs, after one that is not counted."""
-    work()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+@torch.inference_mode()
+def simulated(loaded: LoadedPair, kl_bits: float) -> dict[str, float]:
+    """Return what the gumbel codec pays for simulated tokens at a given KL, ideal bits a token."""
+    answers = answer(
+        loaded, held_out_prompts(SIMULATED, SEED), seed=SEED, sampling=SamplingSpec(), limits=LIMITS, progress=silent
+    )
+    rows = []
+    for one in answers:
+        if one.visible:
+            ids = [*loaded.tokenizer.weak_prompt(one.prompt), *one.visible]
+            rows.append(loaded.weak(input_ids=torch.tensor([ids])).logits[0, -len(one.visible) - 1 : -1])
+    weak = torch.cat(rows)[:SIMULATED_TOKENS].double()
+    random = np.random.default_rng(SEED)
+    spread = torch.from_numpy(np.exp(0.6 * random.normal(size=(len(weak), 1))))
+    shape = spread * torch.from_numpy(random.normal(size=tuple(weak.shape)))
+    low, high = 0.0, 4.0
+    for _ in range(24):
+        scale = (low + high) / 2
+        low, high = (scale, high) if kl_of(weak + scale * shape, weak) < kl_bits else (low, scale)
+    strong = (weak + low * shape).numpy()
+    steps = np.clip(np.rint((weak - weak.max(dim=1, keepdim=True).values).numpy() * 64), -16 * 64, 0)
+    frequencies = np.maximum(1, np.rint(np.exp(steps / 64) * (1 << 24))).astype(np.int64)
+    keys = [noise.position_key(bytes(32), 0, noise.NoiseStream.VISIBLE, index) for index in range(len(strong))]
+    words = noise.word_rows(keys, strong.shape[1])
+    posterior, writer = Posterior(), Writer()
+    tokens = noise.choose([scores(row, SamplingSpec()) for row in strong], words)
+    for start in range(0, len(strong), 64):
+        part = slice(start, start + 64)
+        for guess, token in zip(guesses(frequencies[part], words[part]), tokens[part], strict=True):
+            posterior.code(writer, guess, token)
+    log_p = torch.log_softmax(torch.from_numpy(strong), dim=1)
+    return {
+        "tokens": len(tokens),
+        "kl_bits": kl_of(torch.from_numpy(strong), weak),
+        "entropy_bits": float(-(log_p.exp() * log_p).sum(1).mean()) / math.log(2),
+        "tv": float((log_p.exp() - weak.softmax(1)).abs().sum(1).mean()) / 2,
+        "gumbel_ideal_bits_per_token": sum(writer.ideal_bits.values()) / len(tokens),
+    }
+
+
+def kl_of(strong: torch.Tensor, weak: torch.Tensor) -> float:
+    """Return the mean KL of two models' logits, bits a token."""
+    log_p, log_w = torch.log_softmax(strong, dim=1), torch.log_softmax(weak, dim=1)
+    return float((log_p.exp() * (log_p - log_w)).sum(1).mean()) / math.log(2)
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
 
 
 def coding_s(vocabulary: int, rows: int, hit_rate: float) -> float:
@@ -65,7 +108,7 @@ def coding_s(vocabulary: int, rows: int, hit_rate: float) -> float:
     likely = codec.code(Guessing(), frequencies, places, [None] * rows)
     is_miss = random.random(rows) >= hit_rate
     tokens = [(token + int(missed)) % vocabulary for token, missed in zip(likely, is_miss, strict=True)]
-    return median_s(lambda: codec.code(Writer(), frequencies, places, tokens)) / rows
+    return record.median_seconds(lambda: codec.code(Writer(), frequencies, places, tokens)) / rows
 
 
 class Guessing:
@@ -93,7 +136,7 @@ def forward_s(loaded: LoadedPair) -> float:
         engine.step(slots)
         engine.commit(dict.fromkeys(slots, 10))
 
-    return median_s(step) / STREAMS
+    return record.median_seconds(step) / STREAMS
 
 
 def main() -> None:
@@ -101,18 +144,25 @@ def main() -> None:
     torch.set_num_threads(1)
     name, pair = chosen_pair()
     loaded = load(pair)
-    spec = BenchSpec(SEED, STREAMS, STEPS, SAMPLINGS, Limits(slot_count=STREAMS))
-    document = bench(pair, loaded, held_out_prompts(REQUESTS, SEED), spec, lambda *_: None)
-    hit_rate = next(r["hit_rate"] for r in document["rows"] if r["codec"] == "gumbel" and r["temperature"] == 1)
+    spec = BenchSpec(SEED, STREAMS, STEPS, SAMPLINGS, LIMITS)
+    document = bench(pair, loaded, held_out_prompts(REQUESTS, SEED), spec, silent)
+    whole = next(r for r in document["rows"] if (r["codec"], r["temperature"], r["top_p"]) == ("gumbel", 1, 1))
+    hit_rate, simulation = whole["hit_rate"], simulated(loaded, whole["kl_bits"])
     forward = forward_s(loaded)
     speed = {
         "strong_forward_us_per_token": 1e6 * forward,
         "noise_and_coding_us_per_token": {str(v): 1e6 * coding_s(v, rows, hit_rate) for v, rows in VOCABULARIES},
     }
     share = speed["noise_and_coding_us_per_token"][str(VOCABULARIES[0][0])] / speed["strong_forward_us_per_token"]
-    figures = {"pair": name, "speed": {**speed, "share_of_strong_forward": share, "hit_rate": hit_rate}, **document}
+    figures = {
+        "pair": name,
+        "simulation": simulation,
+        "speed": {**speed, "share_of_strong_forward": share, "hit_rate": hit_rate},
+        **document,
+    }
     path = record.write("coding", seed=SEED, figures=figures)
     print("\n".join(table_lines(document)))
+    print(f"simulated at that KL, T=1: {simulation}")
     print(f"noise and coding take {share:.0%} of the strong model's forward pass at {STREAMS} streams; microseconds a")
     print(f"token: forward {1e6 * forward:.0f}, noise and coding {speed['noise_and_coding_us_per_token']}")
     print(path)

@@ -35,6 +35,8 @@ STATE_BITS = 64
 WEIGHT_SUM_LIMIT = 1 << 53
 # Half of 2**24: beyond it the floor of rule 2 would eat the probabilities.
 ALPHABET_MAX = 1 << 23
+# Below this, Python's own loops are faster than numpy's.
+SMALL_ALPHABET = 32
 # Bits of one message: a bound on damage, not on use; a frame holds at most a kilobyte.
 MESSAGE_BITS_MAX = 1 << 20
 
@@ -183,7 +185,8 @@ class Writer:
         value = _given(value)
         self._encoder.encode(value, weights)
         # A weight of 0 is coded at the floor of rule 2.
-        share = max(int(weights[value]) / int(weights.sum()), 2.0**-PROBABILITY_BITS)
+        total = sum(weights.tolist()) if len(weights) <= SMALL_ALPHABET else int(weights.sum())
+        share = max(int(weights[value]) / total, 2.0**-PROBABILITY_BITS)
         self.ideal_bits[self.part] -= math.log2(share)
         self.symbol_counts[self.part] += 1
         return value
@@ -211,13 +214,13 @@ class Reader:
         self._decoder = SymbolDecoder(bits)
         self._echo = SymbolEncoder()
 
-    def symbol(self, weights: Weights, value: int | None = None) -> int:  # noqa: ARG002 - a reader is told nothing
+    def symbol(self, weights: Weights, value: int | None = None) -> int:
         """See `SymbolCoder`."""
         value = self._decoder.decode(weights)
         self._echo.encode(value, weights)
         return value
 
-    def uniform(self, size: int, value: int | None = None) -> int:  # noqa: ARG002 - a reader is told nothing
+    def uniform(self, size: int, value: int | None = None) -> int:
         """See `SymbolCoder`."""
         value = self._decoder.decode_uniform(size)
         self._echo.encode_uniform(value, size)
@@ -281,13 +284,19 @@ def _categorical(weights: Weights) -> Any:
         raise CoderError(
             f"weights of shape {weights.shape} and type {weights.dtype}", remedy=f"use int64 [1 to {ALPHABET_MAX}]"
         )
-    highest = int(weights.max())
-    # Where the int64 sum below might wrap, a float one, which cannot, has to be in range first.
-    may_wrap = highest > ((1 << 63) - 1) // len(weights)
-    if int(weights.min()) < 0 or (may_wrap and float(weights.sum(dtype=np.float64)) > 2.0 * WEIGHT_SUM_LIMIT):
-        raise CoderError("a weight is negative or too large", remedy=f"keep the sum below {WEIGHT_SUM_LIMIT}")
-    if not 0 < int(weights.sum()) < WEIGHT_SUM_LIMIT:
-        raise CoderError(f"weights of sum {int(weights.sum())}", remedy=f"keep the sum in 1..{WEIGHT_SUM_LIMIT - 1}")
+    if len(weights) <= SMALL_ALPHABET:
+        numbers = weights.tolist()
+        lowest, total = min(numbers), sum(numbers)
+    else:
+        # Where the int64 sum might wrap, a float one, which cannot, stands in for it: it is out of range then.
+        may_wrap = int(weights.max()) > ((1 << 63) - 1) // len(weights)
+        lowest = int(weights.min())
+        total = int(weights.sum(dtype=np.float64)) if may_wrap else 0
+        total = total if total > 2 * WEIGHT_SUM_LIMIT else int(weights.sum())
+    if lowest < 0:
+        raise CoderError("a weight is negative", remedy=f"keep weights in 0..{WEIGHT_SUM_LIMIT - 1}")
+    if not 0 < total < WEIGHT_SUM_LIMIT:
+        raise CoderError(f"weights of sum {total}", remedy=f"keep the sum in 1..{WEIGHT_SUM_LIMIT - 1}")
     if len(weights) == 1:
         return None
     return stream.model.Categorical(weights.astype(np.float64), perfect=False, lazy=True)

@@ -47,8 +47,8 @@ MIXTURE_TOTAL_BITS = 16
 MIXTURE_FLOOR = 1 << 8
 # A context's flag counts are halved here: what was learnt long ago counts less.
 COUNT_LIMIT = 1 << 11
-# Cells of the arrays worked on at once: a megabyte each.
-CHUNK_CELLS = 1 << 17
+# Cells of the arrays worked on at once: half a megabyte each, below what the allocator maps anew each time.
+CHUNK_CELLS = 1 << 16
 
 # With r = frequency / x, where the token's uniform is 1 - x: its score lies between log2 r - 1 and log2 r - .53 where
 # x < 1/2, and between log2 r - 5.75 and log2 r - 1 elsewhere. A token below these shares of the second largest r is
@@ -101,61 +101,59 @@ def guesses(frequencies: Frequencies, words: Sequence[noise.Words] | None) -> li
         raise CoderError(f"frequencies of shape {frequencies.shape}", remedy="use int64 [n, V] with 2 <= V <= 2**23")
     if words is not None and (len(words) != len(frequencies) or any(w.shape != frequencies.shape[1:] for w in words)):
         raise CoderError(f"{len(words)} rows of noise for {len(frequencies)}", remedy="use one vocabulary")
-    rows = max(1, CHUNK_CELLS // frequencies.shape[1])
-    result: list[Guess] = []
-    for start in range(0, len(frequencies), rows):
-        part = frequencies[start : start + rows]
-        result += _guesses(part, None if words is None else words[start : start + rows])
-    return result
-
-
-def _guesses(frequencies: Frequencies, words: Sequence[noise.Words] | None) -> list[Guess]:
+    if len(frequencies) == 0:
+        return []
     highest = frequencies.max(axis=1)
     if int(frequencies.min()) < 1 or int(highest.max()) > 1 << WEIGHT_BITS:
         raise CoderError("a frequency is not in 1..2**24", remedy="take them from a Predictor")
     tops = noise.log2_units(np.stack([frequencies.sum(axis=1), highest]))
     surprises = np.searchsorted(SURPRISE_BORDERS, (tops[0] - tops[1]) >> (noise.FRACTION_BITS - GRID_BITS))
-    ids, row_of = _able(frequencies, words)
-    borders = np.searchsorted(row_of, np.arange(1, len(frequencies)))
-    candidates = np.split(ids, borders)
-    scores = noise.log2_units(frequencies[row_of, ids])
+    ids = _able(frequencies, words)
+    row_of = np.repeat(np.arange(len(ids)), [len(row) for row in ids])
+    tokens = np.concatenate(ids)
+    scores = noise.log2_units(frequencies[row_of, tokens])
     if words is not None:
-        drawn = [row[some] for row, some in zip(words, candidates, strict=True)]
-        scores = scores + noise.gumbel(np.concatenate(drawn))
-    result = []
-    for row, some in enumerate(np.split(scores, borders)):
-        best = int(some.argmax())
-        top, some[best] = int(some[best]), noise.NEVER
-        behind = (top - int(some.max())) >> (noise.FRACTION_BITS - GRID_BITS)
-        gap = int(np.searchsorted(GAP_BORDERS, behind))
-        token = int(candidates[row][best])
-        row_words = None if words is None else words[row]
-        result.append(Guess(token, gap, int(surprises[row]), frequencies[row], row_words))
+        scores += noise.gumbel(np.concatenate([row[some] for row, some in zip(words, ids, strict=True)]))
+    starts = np.searchsorted(row_of, np.arange(len(ids)))
+    top = np.maximum.reduceat(scores, starts)
+    # Where each row's highest score comes first: the lowest id.
+    winners = np.flatnonzero(scores == top[row_of])
+    winners = winners[np.searchsorted(row_of[winners], np.arange(len(ids)))]
+    scores[winners] = noise.NEVER
+    behind = (top - np.maximum.reduceat(scores, starts)) >> (noise.FRACTION_BITS - GRID_BITS)
+    gaps = np.searchsorted(GAP_BORDERS, behind)
+    contexts = zip(tokens[winners].tolist(), gaps.tolist(), surprises.tolist(), strict=True)
+    return [
+        Guess(*context, frequencies[row], None if words is None else words[row]) for row, context in enumerate(contexts)
+    ]
+
+
+def _able(frequencies: Frequencies, words: Sequence[noise.Words] | None) -> list[npt.NDArray[np.intp]]:
+    """Return ids among which are the two best of each row, ascending."""
+    rows = max(1, CHUNK_CELLS // frequencies.shape[1])
+    result: list[npt.NDArray[np.intp]] = []
+    for start in range(0, len(frequencies), rows):
+        part = frequencies[start : start + rows]
+        result += _able_part(part, None if words is None else words[start : start + rows])
     return result
 
 
-def _able(
-    frequencies: Frequencies, words: Sequence[noise.Words] | None
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return ids among which are the two best of each row, ascending in each row, and the row of each."""
-    if words is None:
-        ratios = frequencies.astype(np.float64)
-        shares = np.ones(len(ratios))
-    else:
-        numerators = np.stack([noise.numerator(row) for row in words])
-        ratios = frequencies / numerators
-    first = ratios.argmax(axis=1)
+def _able_part(frequencies: Frequencies, words: Sequence[noise.Words] | None) -> list[npt.NDArray[np.intp]]:
+    numerators = None if words is None else np.stack([noise.numerator(row) for row in words])
+    ratios = frequencies.astype(np.float64) if numerators is None else frequencies / numerators
     rows = np.arange(len(ratios))
+    first = ratios.argmax(axis=1)
     largest = ratios[rows, first]
     ratios[rows, first] = 0.0
     second = ratios.argmax(axis=1)
     floor = ratios[rows, second]
     ratios[rows, first] = largest
-    if words is not None:
+    if numerators is not None:
         is_small = (numerators[rows, first] < _HALF) & (numerators[rows, second] < _HALF)
-        shares = np.where(is_small, _ABLE_SHARE, _ABLE_SHARE_LARGE)
-    row_of, ids = np.divmod(np.flatnonzero(ratios >= (floor * shares)[:, None]), ratios.shape[1])
-    return ids, row_of
+        floor *= np.where(is_small, _ABLE_SHARE, _ABLE_SHARE_LARGE)
+    cells = np.flatnonzero(ratios >= floor[:, None])
+    row_of, ids = np.divmod(cells, ratios.shape[1])
+    return np.split(ids, np.searchsorted(row_of, rows[1:]))
 
 
 class Posterior:
@@ -164,9 +162,8 @@ class Posterior:
     def __init__(self) -> None:
         """Start knowing nothing but that small gaps miss more often."""
         gaps, surprises = len(GAP_BORDERS) + 1, len(SURPRISE_BORDERS) + 1
-        # [gap, surprise, (hit, miss)]: a priori a miss is the rarer the larger the gap.
-        hits = np.repeat(1 + np.arange(gaps, dtype=np.int64), surprises).reshape(gaps, surprises)
-        self._flags = np.stack([2 * hits, np.full_like(hits, 2)], axis=-1)
+        # [gap][surprise] -> [hits, misses]: a priori a miss is the rarer the larger the gap.
+        self._flags = [[[2 * (gap + 1), 2] for _ in range(surprises)] for gap in range(gaps)]
         taus = len(TAU_SIXTEENTHS)
         self._mixtures = np.full((gaps, taus), (1 << MIXTURE_TOTAL_BITS) // taus, dtype=np.int64)
 
@@ -184,9 +181,9 @@ class Posterior:
         """
         if token is not None and not 0 <= token < len(expected.frequencies):
             raise CoderError(f"token {token} of {len(expected.frequencies)}", remedy="use the weak model's vocabulary")
-        flags = self._flags[expected.gap, expected.surprise]
+        flags = self._flags[expected.gap][expected.surprise]
         coder.part = "flags"
-        is_miss = bool(coder.symbol(flags, None if token is None else int(token != expected.token)))
+        is_miss = bool(coder.symbol(np.array(flags), None if token is None else int(token != expected.token)))
         if not is_miss:
             token = expected.token
         else:
@@ -203,7 +200,7 @@ class Posterior:
 
     def probability(self, expected: Guess, token: int) -> float:
         """Return P(token | what both sides know), for reports: the ideal cost is its -log2. Learns nothing."""
-        hit, miss = (int(count) for count in self._flags[expected.gap, expected.surprise])
+        hit, miss = self._flags[expected.gap][expected.surprise]
         if token == expected.token:
             return hit / (hit + miss)
         mixed = self._mixed(expected, *_escape(expected))
@@ -211,11 +208,12 @@ class Posterior:
 
     def snapshot(self) -> Snapshot:
         """Return a copy of what was learnt; equal snapshots mean equal states."""
-        return Snapshot(self._flags.tobytes(), self._mixtures.tobytes())
+        return Snapshot(np.array(self._flags).tobytes(), self._mixtures.tobytes())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot."""
-        self._flags = np.frombuffer(snapshot.flags, dtype=np.int64).reshape(self._flags.shape).copy()
+        shape = (len(self._flags), len(self._flags[0]), 2)
+        self._flags = np.frombuffer(snapshot.flags, dtype=np.int64).reshape(shape).tolist()
         self._mixtures = np.frombuffer(snapshot.mixtures, dtype=np.int64).reshape(self._mixtures.shape).copy()
 
     def _mixed(self, expected: Guess, behind: npt.NDArray[np.int64], sums: npt.NDArray[np.int64]) -> Weights:
@@ -227,10 +225,10 @@ class Posterior:
         mixed[expected.token] = 0
         return mixed
 
-    def _learn_flag(self, counts: npt.NDArray[np.int64], *, is_miss: bool) -> None:
-        counts[int(is_miss)] += 2
-        if int(counts.sum()) > COUNT_LIMIT:
-            counts[:] = (counts + 1) >> 1
+    def _learn_flag(self, counts: list[int], *, is_miss: bool) -> None:
+        counts[is_miss] += 2
+        if sum(counts) > COUNT_LIMIT:
+            counts[:] = [(count + 1) >> 1 for count in counts]
 
     def _learn_mixture(self, expected: Guess, shares: npt.NDArray[np.int64]) -> None:
         """Bayes' rule with a floor: weight times what the tau gave the token that came."""

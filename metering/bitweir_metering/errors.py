@@ -1,7 +1,9 @@
 """Every error this package raises on purpose. Each says what is wrong and what to do next.
 
-    MeteringError
-    └── SizeError   a payload that no frame holds
+MeteringError
+├── UnitError      a number that is no amount, a text that is no size or rate
+├── SizeError      a payload that no frame holds
+└── FormError      bytes that are not a canonical frame
 """
 
 
@@ -18,5 +20,13 @@ class MeteringError(Exception):
         self.remedy = remedy
 
 
+class UnitError(MeteringError):
+    """A number that is no amount of bits or bytes, or a text that is no size or rate."""
+
+
 class SizeError(MeteringError):
     """A payload that no frame holds."""
+
+
+class FormError(MeteringError):
+    """Bytes that are not a canonical frame: dropped, and counted as damage."""

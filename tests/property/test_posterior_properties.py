@@ -11,7 +11,7 @@ from bitweir_compression import noise
 from bitweir_compression.coder import Reader, Writer
 from bitweir_compression.errors import CoderError
 from bitweir_compression.noise import NoiseStream
-from bitweir_compression.posterior import Guess, Posterior, _escape_weights, guesses
+from bitweir_compression.posterior import Guess, Posterior, _escape, guesses
 
 VOCABULARY = 24
 
@@ -135,9 +135,8 @@ def test_learning_pays() -> None:
 def test_a_miss_that_names_the_guess_is_refused() -> None:
     expected, _ = stream(4, 1, disagreement=0)[0]
     posterior, forger = Posterior(), Writer()
-    flags = posterior._flags[expected.gap, expected.surprise].copy()
-    forger.symbol(flags, 1)
-    forger.symbol(posterior._mixed(expected, *_escape_weights(expected)), expected.token)
+    forger.symbol(np.array(posterior._flags[expected.gap][expected.surprise]), 1)
+    forger.symbol(posterior._mixed(expected, *_escape(expected)), expected.token)
     with pytest.raises(CoderError, match="names the guess"):
         posterior.code(Reader(forger.finish()), expected, None)
 

@@ -28,11 +28,9 @@ class Place:
     candidate: int
     index: int
 
-    def words(self, vocabulary_size: int) -> noise.Words:
-        """Return the noise words of this place: uint64 [V]."""
-        return noise.words(
-            noise.position_key(self.key, self.candidate, NoiseStream.VISIBLE, self.index), vocabulary_size
-        )
+    def noise_key(self) -> noise.PositionKey:
+        """Return the key of this place's noise."""
+        return noise.position_key(self.key, self.candidate, NoiseStream.VISIBLE, self.index)
 
 
 class Codec(Protocol):
@@ -90,7 +88,8 @@ class NoisePosterior:
         self, coder: SymbolCoder, frequencies: Frequencies, places: Sequence[Place], tokens: Sequence[int | None]
     ) -> list[int]:
         """See `Codec`."""
-        words = None if self._is_greedy else [place.words(frequencies.shape[1]) for place in places]
+        keys = [place.noise_key() for place in places]
+        words = None if self._is_greedy else noise.word_rows(keys, frequencies.shape[1])
         expected = guesses(frequencies, words)
         return [self._posterior.code(coder, guess, value) for guess, value in zip(expected, tokens, strict=True)]
 
