@@ -4,19 +4,24 @@ import dataclasses
 import json as json_lines
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitweir_compression import noise as seeded_noise
 from bitweir_compression.console import StageProgress, print_json, resumable
 from bitweir_compression.corpus import Split
+from bitweir_compression.corpus.foreign import FOREIGN_PROMPTS
+from bitweir_compression.corpus.prompts import read_prompts
 from bitweir_compression.errors import CheckpointError, CorpusError, NoiseError
 from bitweir_compression.models.profiles import PROFILES, profile_named
 from bitweir_compression.noise import NoiseStream
+
+if TYPE_CHECKING:
+    from bitweir_compression.models.acceptance import Criterion, Unit
 
 models = typer.Typer(no_args_is_help=True)
 exact = typer.Typer(no_args_is_help=True)
@@ -54,18 +59,42 @@ def show_models(profile: ProfileName = "tiny", root: Root = None, json: Json = F
 
 
 @models.command("check")
-def check_models(profile: ProfileName = "tiny", root: Root = None, json: Json = False) -> None:
-    """Measure a built pair on held-out prompts again: loss, KL and entropy in bits per visible token, exact answers."""
+def check_models(
+    profile: ProfileName = "tiny",
+    root: Root = None,
+    foreign: Annotated[
+        Path | None, typer.Option(help="Prompts of neither corpus, .txt or .jsonl; a built-in set by default.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure a built pair on held-out and foreign prompts and hold it to the acceptance criteria.
+
+    Losses, KL and entropy are in bits per visible token. Exit code 1 where a pair that is held to them fails one.
+    """
     chosen = profile_named(profile)
+    prompts = FOREIGN_PROMPTS if foreign is None else [record.prompt for record in read_prompts(foreign)]
+    from bitweir_compression.models import acceptance
     from bitweir_compression.models.build import check
     from bitweir_compression.models.checkpoint import models_root, open_pair
 
     pair = open_pair((root or models_root()) / profile)
-    measured = check(chosen, pair.strong.model(), pair.weak.model(), pair.strong.tokenizer())
+    strong, weak = pair.strong.model(), pair.weak.model()
+    with StageProgress() as progress:
+        measured = check(chosen, strong, weak, pair.strong.tokenizer(), foreign=prompts, progress=progress)
+    found = acceptance.criteria(
+        measured, strong_parameters=strong.num_parameters(), weak_parameters=weak.num_parameters()
+    )
+    ratios = acceptance.kl_over_entropy(measured)
+    held, accepted = profile in acceptance.HELD_PROFILES, all(criterion.ok for criterion in found)
     if json:
-        print_json(measured)
+        verdict = {"criteria": [criterion.to_dict() for criterion in found], "held": held, "accepted": accepted}
+        print_json({**measured, "kl_over_entropy": ratios, **verdict})
     else:
         _print_measured(measured)
+        for line in (*_ratio_lines(ratios), *_criteria_lines(found, profile, held=held)):
+            typer.echo(line)
+    if held and not accepted:
+        raise typer.Exit(1)
 
 
 @models.command("quantise")
@@ -214,10 +243,44 @@ def _print_measured(measured: Mapping[str, Any]) -> None:
 
 def _measured_lines(measured: Mapping[str, Any]) -> list[str]:
     lines = ["held-out, bits per visible token        strong    weak    H(P)   KL(P||W)"]
-    for kind in ("reference", "written"):
-        for name, row in measured[kind].items():
-            figures = (row["strong_bits"], row["weak_bits"], row["entropy_bits"], row["kl_bits"])
-            lines.append(f"  {kind} {name:<28}" + "".join(f"{figure:8.3f}" for figure in figures))
+    rows = [(f"{kind} {name}", row) for kind in ("reference", "written") for name, row in measured[kind].items()]
+    # Cards of 0.1.0's first builds have neither foreign prompts nor a guard.
+    rows += [("written foreign", measured["foreign"])] if "foreign" in measured else []
+    for name, row in rows:
+        figures = (row["strong_bits"], row["weak_bits"], row["entropy_bits"], row["kl_bits"])
+        lines.append(f"  {name:<36}" + "".join(f"{figure:9.3f}" for figure in figures))
     shares = measured["exact_share"]
     lines.append(f"exact greedy tutor answers: strong {shares['strong']:.1%}, weak {shares['weak']:.1%}")
+    for name, found in measured.get("guard", {}).items():
+        reasons = "".join(f"\n  {reason}" for reason in found["reasons"])
+        lines.append(f"degeneracy guard, {name}: {found['verdict']}{reasons}")
     return lines
+
+
+def _ratio_lines(ratios: Mapping[str, float | None]) -> list[str]:
+    shown = ", ".join(f"{name} {'none' if ratio is None else f'{ratio:.3f}'}" for name, ratio in ratios.items())
+    return [f"KL(P||W) / H(P) of what is written: {shown}"]
+
+
+def _criteria_lines(found: "Sequence[Criterion]", profile: str, *, held: bool) -> list[str]:
+    lines = ["", f"{'criterion':<48}{'value':>12}{'bound':>15}   ok"]
+    for criterion in found:
+        bound = f"{criterion.relation} {_shown(criterion.bound, criterion.unit)}"
+        goal = ""
+        if criterion.goal is not None:
+            met = "met" if criterion.goal_met else "missed"
+            goal = f"  (goal {criterion.relation} {_shown(criterion.goal, criterion.unit)}: {met})"
+        value = _shown(criterion.value, criterion.unit)
+        lines.append(f"{criterion.name:<48}{value:>12}{bound:>15}   {'yes' if criterion.ok else 'NO'}{goal}")
+    failed = sum(not criterion.ok for criterion in found)
+    verdict = f"{failed} of {len(found)} criteria fail" if failed else f"all {len(found)} criteria hold"
+    if not held:
+        return [*lines, f"{verdict}; the pair '{profile}' is for testing and not held to them"]
+    return [*lines, f"{'NOT accepted' if failed else 'accepted'}: {verdict}"]
+
+
+def _shown(value: float, unit: "Unit") -> str:
+    """Return a figure as its unit is best read."""
+    if unit == "share":
+        return f"{value:.1%}"
+    return f"{value:.3f}" if unit == "bits/token" else f"{value:,.0f}"

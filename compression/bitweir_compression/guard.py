@@ -1,17 +1,22 @@
 """The degeneracy guard: is the strong model's output worth compressing at all?
 
-A broken model that loops, says nothing or says the same thing to everybody costs almost no bits, and would be the best
-result in any report. The guard looks at the output alone and says `warn` with reasons, or `pass`.
+A broken model that loops, says nothing or says the same thing to everybody, be it with another number each time, costs
+almost no bits, and would be the best result in any report. The guard looks at the output alone and says `warn` with
+reasons, or `pass`.
 
 Rules:
 1. It never changes or filters output, and a warning never becomes a pass by taking more of the same: shares are of all
-   sequences, and the measures that shrink with length (distinct-n, xz) are taken over a fixed budget from the front.
-2. Thresholds let short templated answers pass (distinct-2 of .05 to .4 over the budget) and are lower or upper bounds
-   with a reason each. A sample too small to judge by one measure passes it; no sample at all warns.
+   sequences, and the measures that change with length (distinct-n, xz, templates) are taken over a fixed budget from
+   the front.
+2. Thresholds let short answers in one style pass (distinct-2 of .05 to .4 over the budget) where they are worded in
+   many ways, and are lower or upper bounds with a reason each. A sample too small to judge by one measure passes it; no
+   sample at all warns.
 3. `pass` means "not obviously broken", not "good".
 """
 
 import lzma
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +47,18 @@ TRUNCATED_SHARE_MAX = (
 DUPLICATE_SHARE_MAX = 0.5  # of the answers; different prompts may share an answer, but not half of them
 DUPLICATE_ANSWERS_MIN = 4  # answers; of two or three, one coincidence is already a large share
 
+# One to ten wordings with other numbers, names or words filled in measure .92 to 1.00; the tutor's answers up to .3, a
+# single family of them up to .76, documentation up to .55 (tests/unit/compression/test_guard.py measures them).
+TEMPLATE_SHARE_MAX = 0.85  # between one family of the tutor, worded in many ways, and the loosest template
+TEMPLATE_ANSWERS_MIN = 60  # answers; of fewer, three that share a phrase by chance would make it a common one
+TEMPLATE_ANSWERS_BUDGET = 400  # answers from the front; the measure settles well before
+TEMPLATE_CHARS_BUDGET = 2_000  # characters of each; a bound on work
+TEMPLATE_COMMON_SHARE = 0.05  # of the answers; what fewer of them hold is content: twenty templates still show
+TEMPLATE_GRAM_WORDS = 4  # words; three are common by chance in prose, five miss templates with many slots
+
+_WORD = re.compile(r"[^\W\d]+|\d+|[^\w\s]")  # letters, digits, or one other character
+_SLOT, _EDGE = "0", ""  # never fixed words: those are no digits and not empty
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -58,6 +75,7 @@ class Guard:
         empty_share: sequences whose text is white space only.
         truncated_share: sequences that were stopped by max_tokens.
         duplicate_share: answers that another answer before them already gave, of all that are not empty.
+        template_share: wording that comes from a few templates, see `template_share`.
     """
 
     sequence_count: int
@@ -71,6 +89,7 @@ class Guard:
     empty_share: float
     truncated_share: float
     duplicate_share: float
+    template_share: float
 
     @property
     def verdict(self) -> Literal["pass", "warn"]:
@@ -110,6 +129,11 @@ class Guard:
                 f"{self.duplicate_share:.0%} of the answers repeat an earlier answer (at most "
                 f"{DUPLICATE_SHARE_MAX:.0%} expected)."
             )
+        if self.template_share > TEMPLATE_SHARE_MAX:
+            found.append(
+                f"{self.template_share:.0%} of the wording is that of a few templates (at most "
+                f"{TEMPLATE_SHARE_MAX:.0%} expected): the answers differ in what is filled in only."
+            )
         return tuple(found)
 
 
@@ -143,6 +167,7 @@ def examine(token_ids: Sequence[Sequence[int]], texts: Sequence[str], *, truncat
         empty_share=_share(count - len(answers), count),
         truncated_share=_share(truncated_count, count),
         duplicate_share=_share(len(answers) - len(set(answers)), len(answers)),
+        template_share=template_share(answers),
     )
 
 
@@ -165,6 +190,41 @@ def has_loop(tokens: Sequence[int]) -> bool:
         if int(np.diff(edges).max()) - 1 >= (LOOP_REPEATS_MIN - 1) * period:
             return True
     return False
+
+
+def template_share(texts: Sequence[str]) -> float:
+    """Return the share of wording that `TEMPLATE_COMMON_SHARE` of the texts or more have in common, 0 to 1.
+
+    Numbers and words in few of the texts are what is filled in: a run of them is one slot, whatever its length. Of the
+    texts made of common words and slots, with a mark at either end, the `TEMPLATE_GRAM_WORDS`-grams are counted that
+    hold a common word, not just punctuation. It is 1 for one template with anything filled in, near it for a handful,
+    and 0 for answers of a word each, which have no wording, and where there are fewer than `TEMPLATE_ANSWERS_MIN`.
+    """
+    if len(texts) < TEMPLATE_ANSWERS_MIN:
+        return 0.0
+    sample = texts[:TEMPLATE_ANSWERS_BUDGET]
+    enough = TEMPLATE_COMMON_SHARE * len(sample)
+    worded = [_WORD.findall(text[:TEMPLATE_CHARS_BUDGET]) for text in sample]
+    texts_with = Counter(word for words in worded for word in set(words))
+    grams = [
+        _slotted_grams(words, {w for w in words if texts_with[w] >= enough and not w.isdigit()}) for words in worded
+    ]
+    texts_with_gram = Counter(gram for found in grams for gram in set(found))
+    common = sum(texts_with_gram[gram] >= enough for found in grams for gram in found)
+    return _share(common, sum(map(len, grams)))
+
+
+def _slotted_grams(words: Sequence[str], fixed: set[str]) -> list[tuple[str, ...]]:
+    """Return the n-grams of a text in which every run of words that are not fixed is one slot."""
+    line = [_EDGE] * (TEMPLATE_GRAM_WORDS - 1)
+    for word in words:
+        if word in fixed:
+            line.append(word)
+        elif line[-1] != _SLOT:
+            line.append(_SLOT)
+    line.append(_EDGE)
+    grams = (tuple(line[start : start + TEMPLATE_GRAM_WORDS]) for start in range(len(line) - TEMPLATE_GRAM_WORDS + 1))
+    return [gram for gram in grams if any(map(str.isalpha, "".join(gram)))]
 
 
 def _front(token_ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:

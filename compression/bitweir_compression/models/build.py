@@ -13,19 +13,27 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
 from bitweir_compression.corpus import Item, Split, documentation, tutor
-from bitweir_compression.errors import CheckpointError
+from bitweir_compression.corpus.foreign import FOREIGN_PROMPTS
+from bitweir_compression.errors import CheckpointError, CorpusError
 from bitweir_compression.models.chat import ChatTokenizer, load_tokenizer, train_tokenizer
 from bitweir_compression.models.checkpoint import Pair, open_pair, write
-from bitweir_compression.models.evaluation import exact_share, measure, written_exchanges
+from bitweir_compression.models.evaluation import (
+    StepProgress,
+    exact_share,
+    finished_exchanges,
+    guarded,
+    measure,
+    written,
+)
 from bitweir_compression.models.exact_weak import open_exact_weak
-from bitweir_compression.models.examples import Exchange, batches, exchange, exchanges, items
+from bitweir_compression.models.examples import Exchange, batches, exchanges, items
 from bitweir_compression.models.loading import check_device
 from bitweir_compression.models.profiles import Profile, Schedule
 from bitweir_compression.models.rollouts import read_rollouts, write_rollouts
@@ -44,6 +52,10 @@ from bitweir_compression.provenance import provenance, versions
 # Training items hashed into inputs.json: a change of the corpus shows in the first few hundred.
 INPUT_SAMPLE = 500
 TOKENIZER_SEED, STRONG_SEED, WEAK_SEED, ROLLOUT_SEED, DISTILLATION_SEED = range(1, 6)
+
+
+def _silent(stage: str, done: int, total: int, loss: float) -> None:
+    """Report nothing."""
 
 
 def build(profile: Profile, root: Path, progress: Progress, device: str = "cpu") -> Pair:
@@ -96,7 +108,7 @@ def _build(profile: Profile, folder: Path, progress: Progress, device: str) -> P
     loss = imitation_loss(weak, strong, tokenizer.pad)
     _train_stage(profile, tokenizer, weak, loss, stage="weak", work=work, progress=progress)
     _train_stage(profile, tokenizer, weak, loss, stage="distilled", work=work, progress=progress)
-    card = _card(profile, strong, weak, tokenizer)
+    card = _card(profile, strong, weak, tokenizer, progress)
     write(folder / "strong", strong.cpu(), tokenizer, {"role": "strong", **card}, reasons=True)
     write(folder / "weak", weak.cpu(), tokenizer, {"role": "weak", **card}, reasons=False)
     shutil.rmtree(work)
@@ -184,8 +196,7 @@ def _train_stage(
 
 def _rollout_exchanges(tokenizer: ChatTokenizer, work: Path) -> list[Exchange]:
     rows = read_rollouts(work / "rollouts.jsonl")
-    finished = [exchange(tokenizer, prompt, ids) for prompt, ids in rows if ids and ids[-1] == tokenizer.end]
-    return [e for e in finished if e.visible_count]
+    return finished_exchanges(tokenizer, rows)
 
 
 def _epochs(rows: list[Exchange], seed: int) -> Iterator[Exchange]:
@@ -196,35 +207,83 @@ def _epochs(rows: list[Exchange], seed: int) -> Iterator[Exchange]:
         yield from order
 
 
-def _card(profile: Profile, strong: Model, weak: Model, tokenizer: ChatTokenizer) -> dict[str, Any]:
+def _card(profile: Profile, strong: Model, weak: Model, tokenizer: ChatTokenizer, progress: Progress) -> dict[str, Any]:
     """Return what both model cards say: how the pair was made and what it measured on held-out prompts."""
     return {
         "profile": dataclasses.asdict(profile),
         "data": "procedural tutor, documentation of the installed Python packages (bitweir_compression.corpus)",
         "licence": "Apache-2.0",
         **provenance(),
-        "measured": check(profile, strong, weak, tokenizer),
+        "measured": check(profile, strong, weak, tokenizer, progress=progress),
     }
 
 
-def check(profile: Profile, strong: Model, weak: Model, tokenizer: ChatTokenizer) -> dict[str, Any]:
-    """Measure a pair on held-out prompts; see `evaluation.Measurement` for the units.
+def check(
+    profile: Profile,
+    strong: Model,
+    weak: Model,
+    tokenizer: ChatTokenizer,
+    *,
+    foreign: Sequence[str] = FOREIGN_PROMPTS,
+    progress: Progress = _silent,
+) -> dict[str, Any]:
+    """Measure a pair on held-out prompts, and on prompts of neither corpus; see `evaluation.Measurement` for the units.
+
+    Memory does not grow with the prompts but for their token ids.
+
+    Args:
+        profile: which held-out prompts, how many, and how long an answer may be.
+        strong: the strong model.
+        weak: the weak model.
+        tokenizer: theirs.
+        foreign: the other prompts; the first `profile.check_prompts` that fit half the context are used.
+        progress: called after every batch of prompts.
 
     Returns:
-        `reference` (the corpus's own answers) and `written` (the strong model's, at T=1) per corpus, and the share of
-        exact greedy answers to tutor prompts for both models.
+        `reference` (the corpus's own answers) and `written` (the strong model's, at T=1) per corpus; `foreign`, what it
+        writes to the other prompts; `guard`, the degeneracy guard's findings on what is written, per corpus and
+        foreign; `exact_share`, the share of exact greedy answers to tutor prompts for both models.
+
+    Raises:
+        CorpusError: no foreign prompt is short enough.
     """
-    prompts, context, longest = profile.check_prompts, profile.context_tokens, profile.rollout_tokens_max
-    result: dict[str, Any] = {"reference": {}, "written": {}}
+    context, longest = profile.context_tokens, profile.rollout_tokens_max
+    result: dict[str, Any] = {"reference": {}, "written": {}, "foreign": {}, "guard": {}}
+
+    def answered(name: str, prompts: Sequence[str]) -> dict[str, Any]:
+        """Let the strong model write; leave the guard's findings and return the measurement."""
+        rows = written(strong, tokenizer, prompts, tokens_max=longest, progress=_stage(progress, name))
+        result["guard"][name] = guarded(tokenizer, rows)
+        return dataclasses.asdict(measure(strong, weak, tokenizer, finished_exchanges(tokenizer, rows)))
+
     for corpus, generate in (("tutor", tutor.generate), ("documentation", documentation.generate)):
-        held_out = list(islice(generate(profile.seed, Split.EVAL), prompts))
+        held_out = list(islice(generate(profile.seed, Split.EVAL), profile.check_prompts))
         reference = list(exchanges(tokenizer, iter(held_out), context))
-        written = written_exchanges(strong, tokenizer, held_out, temperature=1.0, tokens_max=longest)
-        for kind, rows in (("reference", reference), ("written", written)):
-            result[kind][corpus] = dataclasses.asdict(measure(strong, weak, tokenizer, rows))
+        result["reference"][corpus] = dataclasses.asdict(measure(strong, weak, tokenizer, reference))
+        result["written"][corpus] = answered(corpus, [item.prompt for item in held_out])
         if corpus == "tutor":
             result["exact_share"] = {
-                "strong": exact_share(strong, tokenizer, held_out, longest, reasons=True),
-                "weak": exact_share(weak, tokenizer, held_out, longest, reasons=False),
+                name: exact_share(
+                    model, tokenizer, held_out, longest, reasons=reasons, progress=_stage(progress, f"greedy {name}")
+                )
+                for name, model, reasons in (("strong", strong, True), ("weak", weak, False))
             }
+    result["foreign"] = answered("foreign", _fitting(tokenizer, foreign, profile))
     return result
+
+
+def _fitting(tokenizer: ChatTokenizer, prompts: Sequence[str], profile: Profile) -> list[str]:
+    """Return the first prompts that leave half the context for the answer, as many as are checked."""
+    tokens_max = profile.context_tokens // 2
+    short = (prompt for prompt in prompts if len(tokenizer.strong_prompt(prompt)) <= tokens_max)
+    fitting = list(islice(short, profile.check_prompts))
+    if not fitting:
+        raise CorpusError(
+            f"no foreign prompt is within {tokens_max} tokens", remedy="shorten the prompts, or give others"
+        )
+    return fitting
+
+
+def _stage(progress: Progress, name: str) -> StepProgress:
+    """Return the progress of one stage of a check."""
+    return lambda done, total: progress(f"check {name}", done, total, 0.0)
