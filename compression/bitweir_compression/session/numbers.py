@@ -7,6 +7,7 @@ are. Counts are halved at a limit, so that habits may change. What was learnt is
 import numpy as np
 
 from bitweir_compression.coder import SymbolCoder
+from bitweir_compression.errors import CoderError
 
 # Bit lengths 0 to 24: numbers below 2**24.
 NUMBER_BITS_MAX = 24
@@ -30,12 +31,17 @@ class AdaptiveNumber:
         """Code a number in the direction of the coder and learn from it.
 
         Raises:
-            CoderError: the number is out of range, or no encoder makes the message.
+            CoderError: the number is out of range (nothing was coded), or no encoder makes the message (what was learnt
+                is then undefined).
         """
+        if value is not None and not 0 <= value < 1 << NUMBER_BITS_MAX:
+            raise CoderError(f"number {value}", remedy=f"use 0 to {(1 << NUMBER_BITS_MAX) - 1}")
         is_new = coder.symbol(self._repeats, None if value is None else int(value != self._last))
         if is_new:
             length = coder.symbol(self._lengths, None if value is None else value.bit_length())
             value = _offset(coder, length, value)
+            if value == self._last:
+                raise CoderError("a new number that is the last one", remedy="treat the frame as damaged")
             _learn(self._lengths, length)
         else:
             value = self._last
