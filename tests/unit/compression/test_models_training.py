@@ -22,9 +22,9 @@ from bitweir_compression.models.examples import (
     strong_visible_batch,
     weak_batch,
 )
+from bitweir_compression.models.muon import Muon, orthogonalised
 from bitweir_compression.models.profiles import Schedule
 from bitweir_compression.models.rollouts import continue_batch
-from bitweir_compression.models.muon import Muon, orthogonalised
 from bitweir_compression.models.training import Model, new_model, rate_share
 from bitweir_compression.sampling import SamplingSpec
 from tests.unit.compression.micro import MICRO
