@@ -17,6 +17,7 @@ import typer
 
 from bitweir_compression.errors import CompressionError
 from bitweir_loadgen.errors import LoadgenError
+from bitweir_metering.errors import MeteringError
 from bitweir_services.errors import ServicesError
 
 USAGE_EXIT_CODE = 2
@@ -38,8 +39,11 @@ COMMANDS: Mapping[str, CommandSource] = {
         "bitweir_compression.commands", "exact", "Certify that this machine computes the same bits."
     ),
     "generate": CommandSource("bitweir_services.commands", "generate", "Answer prompts from a file, seeded."),
+    "keys": CommandSource("bitweir_metering.commands", "keys", "Make the keys that sign policies and ledgers."),
+    "ledger": CommandSource("bitweir_metering.ledger_commands", "ledger", "Start, show and check a link's ledger."),
     "models": CommandSource("bitweir_compression.commands", "models", "Build, check and describe the embedded models."),
     "noise": CommandSource("bitweir_compression.commands", "noise", "Print seeded noise, to check another program by."),
+    "policy": CommandSource("bitweir_metering.commands", "policy", "Sign and show what a link may do in its life."),
 }
 
 
@@ -91,6 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         application(words)(args=words, prog_name="bitweir")
-    except (CompressionError, ServicesError, LoadgenError) as error:
+    except (CompressionError, MeteringError, ServicesError, LoadgenError) as error:
         typer.echo(f"bitweir: {error}" + (f"; {error.remedy}" if error.remedy else ""), err=True)
         sys.exit(USAGE_EXIT_CODE)

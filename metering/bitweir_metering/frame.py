@@ -103,6 +103,11 @@ def encode(frame: Frame, key: bytes) -> bytes:
     return content + _tag(content, key)
 
 
+def wire_bits(content: bytes) -> int:
+    """Return the bits that a frame's bytes take on Ethernet, with UDP and IPv4."""
+    return 8 * (len(content) + sizes.WIRE_HEADER_BYTES)
+
+
 def decode(content: bytes, key: bytes) -> Frame:
     """Return what the bytes say.
 

@@ -19,7 +19,7 @@ NS_PER_DAY: Final = 86_400 * NS_PER_S
 
 _DECIMAL = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
-_TEXT = re.compile(r"(\d{1,19}(?:\.\d{1,9})?) ?([kMGTP]i?|Ki)?(B|bit|bit/s|B/s)", re.ASCII)
+_TEXT = re.compile(r"(\d{1,19}(?:\.\d{1,9})?) ?(k|Ki|[MGTP]i?)?(B|bit|bit/s|B/s)", re.ASCII)
 
 
 def amount(value: object, name: str) -> int:

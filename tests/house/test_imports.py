@@ -69,6 +69,8 @@ def test_import_contracts_hold() -> None:
         ("services", "def f() -> None:\n    import bitweir_loadgen\n", "Imports go one way BROKEN"),
         ("metering", "import numpy\n", "The meter depends on the standard library"),
         ("metering", "from torch import nn\n", "The meter depends on the standard library"),
+        ("metering", "from typer import echo\n", "The meter depends on the standard library"),
+        ("metering", "from bitweir_metering import commands\n", "Nothing imports the meter's commands"),
         ("compression", "from ray import serve\n", "Compression is pure: no serving stack BROKEN"),
     ],
 )
