@@ -120,7 +120,8 @@ class Report:
 
 def verify(path: Path) -> Report:
     """Check all of a ledger that no writer has open; reading only. It says nothing about how old the file is."""
-    chain, problems = Chain(), []
+    chain = Chain()
+    problems: list[str] = []
     try:
         with closing(connected(path, "ro")) as connection:
             problems.extend(problems_in(connection, chain))

@@ -29,7 +29,8 @@ class FrameError(SessionError):
     Args:
         message: one line saying what is wrong.
         remedy: one line saying what to do.
-        refusal: what the receiver sends down, so that the sender sends the frame again.
+        refusal: what the receiver sends down, so that the sender sends the frame again; with a `StaleFrameError` it
+            says again what was said before, and how many frames were dropped since.
     """
 
     def __init__(self, message: str, *, remedy: str = "", refusal: "Refusal | None" = None) -> None:

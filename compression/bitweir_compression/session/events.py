@@ -20,6 +20,8 @@ TOKENS_MAX = 1 << 24
 STATE_BYTES = 8
 # Streams are counted from 0 over a lane's life.
 STREAMS_MAX = 1 << 63
+# Events that have not taken effect, for each stream that may be open: its grant, its cancel, and some repeated.
+EVENTS_PER_STREAM_MAX = 4
 # More candidates than anybody samples; the choice among them is coded as one symbol.
 CANDIDATES_MAX = 1 << 16
 
@@ -56,8 +58,8 @@ class Grant:
     candidate_count: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.prompt) <= TOKENS_MAX or any(token < 0 for token in self.prompt):
-            raise EventError("the prompt is empty, too long or holds a negative id", remedy="send token ids")
+        if not 0 < len(self.prompt) <= TOKENS_MAX or any(type(token) is not int or token < 0 for token in self.prompt):
+            raise EventError("the prompt is empty, too long or holds what is no token id", remedy="send token ids")
         if len(self.key) != KEY_BYTES:
             raise EventError(f"noise key of {len(self.key)} bytes", remedy=f"use {KEY_BYTES} random bytes")
         if not 0 < self.tokens_max <= TOKENS_MAX:
@@ -139,8 +141,47 @@ class Refusal:
         epoch: the epoch.
         frame_count: good frames.
         failure_count: failures of the epoch so far, this one included.
+        dropped_count: frames that came after it, none of them good; so the sender knows whether its answer was one.
     """
 
     epoch: int
     frame_count: int
     failure_count: int
+    dropped_count: int = 0
+
+
+class EventLog:
+    """Events by number, without those that nobody asks for any more.
+
+    Attributes:
+        first: number of the oldest event kept.
+    """
+
+    def __init__(self) -> None:
+        """Start at number 0."""
+        self.first = 0
+        self._events: list[Event] = []
+
+    @property
+    def next(self) -> int:
+        """Number of the next event."""
+        return self.first + len(self._events)
+
+    def append(self, event: Event) -> int:
+        """Keep an event and return its number."""
+        self._events.append(event)
+        return self.next - 1
+
+    def get(self, number: int) -> Event | None:
+        """Return an event; None where it is not kept."""
+        return self._events[number - self.first] if self.first <= number < self.next else None
+
+    def since(self, number: int) -> list[Event]:
+        """Return the events from a number on that are kept."""
+        return self._events[number - self.first :]
+
+    def forget(self, number: int) -> None:
+        """Keep only events from a number on; where it is beyond the next one, that becomes the next."""
+        number = max(number, self.first)
+        del self._events[: number - self.first]
+        self.first = number

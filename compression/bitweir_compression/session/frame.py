@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -80,7 +79,7 @@ class Source(Protocol):
         """How many of the events take effect."""
 
     def drops(self) -> Sequence[int]:
-        """Numbers of streams to give up."""
+        """Numbers of streams to give up, in the order of `Lane.open_streams`."""
 
     def joins(self) -> Sequence[tuple[int, int]]:
         """Waiting streams to take in, as (number, candidate)."""
@@ -102,6 +101,7 @@ class Content:
         joined: stream numbers that got a slot, with their candidate.
         texts: stream number -> tokens.
         ended: stream number -> why.
+        change_count: drops and joins.
         step_count: steps.
     """
 
@@ -110,6 +110,7 @@ class Content:
     joined: dict[int, int] = field(default_factory=dict)
     texts: dict[int, list[int]] = field(default_factory=dict)
     ended: dict[int, Ending] = field(default_factory=dict)
+    change_count: int = 0
     step_count: int = 0
 
     @property
@@ -188,8 +189,11 @@ class _Coding:
         number = (lane.frame_count if mode is Mode.ESCAPE else lane.epoch) % _NUMBER_SIZE
         if self._coder.uniform(_NUMBER_SIZE, number if self._source else None) != number:
             raise StaleFrameError(f"not frame or epoch {number}", remedy="drop it")
-        if mode.opens and self._coder.uniform(2, int(self._source.is_fresh) if self._source else None):
-            lane.forget_learnt()
+        if mode.opens:
+            is_fresh = self._coder.uniform(2, int(self._source.is_fresh) if self._source else None)
+            self._absorb(is_fresh)
+            if is_fresh:
+                lane.forget_learnt()
 
     def _take_effect(self, events: Sequence[Event]) -> None:
         """Code how many events take effect, and let them."""
@@ -206,12 +210,17 @@ class _Coding:
     def _give_up(self) -> None:
         """Code which streams the sender gives up."""
         dropped = self._source.drops() if self._source else None
-        for place in range(self._number("drops", None if dropped is None else len(dropped))):
-            numbers = self._lane.open_streams()
-            if not numbers:
-                raise FrameError("more streams given up than there are", remedy="treat the frame as damaged")
-            wanted = None if dropped is None else numbers.index(dropped[place])
-            number = numbers[self._coder.uniform(len(numbers), wanted)]
+        count = self._number("drops", None if dropped is None else len(dropped))
+        numbers = self._lane.open_streams() if count else []
+        if count > len(numbers):
+            raise FrameError("more streams given up than there are", remedy="treat the frame as damaged")
+        self._content.change_count += count
+        index = 0
+        for place in range(count):
+            # What comes next stands where the last one stood, or after it.
+            wanted = None if dropped is None else numbers.index(dropped[place], index)
+            index = self._coder.uniform(len(numbers), wanted)
+            number = numbers.pop(index)
             self._absorb(number)
             self._lane.give_up(number)
             self._content.ended[number] = Ending.DROPPED
@@ -223,13 +232,14 @@ class _Coding:
         count = self._number("joins", None if chosen is None else len(chosen))
         if count > min(lane.free_count, len(lane.waiting)):
             raise FrameError(f"{count} streams join, more than wait or fit", remedy="treat the frame as damaged")
+        waiting = list(lane.waiting) if count else []
+        self._content.change_count += count
         for place in range(count):
             wanted, candidate = chosen[place] if chosen else (None, None)
-            found = None if wanted is None else next(i for i, n in enumerate(lane.waiting) if n == wanted)
-            index = self._number("join_index", found)
-            if index >= len(lane.waiting):
-                raise FrameError(f"waiting stream {index} of {len(lane.waiting)}", remedy="treat the frame as damaged")
-            number = next(islice(lane.waiting, index, None))
+            index = self._number("join_index", None if wanted is None else waiting.index(wanted))
+            if index >= len(waiting):
+                raise FrameError(f"waiting stream {index} of {len(waiting)}", remedy="treat the frame as damaged")
+            number = waiting.pop(index)
             candidate = self._coder.uniform(lane.waiting[number].grant.candidate_count, candidate)
             self._absorb(number, candidate)
             lane.join(number, candidate)
@@ -287,15 +297,16 @@ class _Coding:
         return tokens
 
     def _check(self) -> None:
-        """Code the check; where it holds, the lane has moved on."""
+        """Code the check; where it holds, the lane moves on. A reset leaves it where both ends last agreed."""
         summary = self._hash.digest()
         check = int.from_bytes(summary[:2], "little") >> (16 - CHECK_BITS)
         self._coder.part = "check"
         if self._coder.uniform(1 << CHECK_BITS, check if self._source else None) != check:
             raise FrameError("the check of the frame fails", remedy="refuse it; the sender sends its tokens again")
-        self._lane.is_open = True
-        self._lane.frame_count += 1
-        self._lane.state = summary[-STATE_BYTES:]
+        if self._content.mode is not Mode.RESET:
+            self._lane.is_open = True
+            self._lane.frame_count += 1
+            self._lane.state = summary[-STATE_BYTES:]
 
     def _number(self, kind: str, value: int | None) -> int:
         number = self._lane.numbers[kind].code(self._coder, value)

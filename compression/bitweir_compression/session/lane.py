@@ -9,9 +9,12 @@ Rules:
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from bitweir_compression.coder import MESSAGE_BITS_MAX
+from bitweir_compression.exact.errors import PredictorError
 from bitweir_compression.exact.predictor import Frequencies, Predictor
 from bitweir_compression.posterior import Snapshot
 from bitweir_compression.session.codecs import Place, new_codecs
@@ -25,6 +28,10 @@ NUMBERS = ("events", "drops", "joins", "join_index", "steps")
 # 2**-24, rounded up, and the frame's own parts.
 SLOT_BITS_MAX = 40
 FRAME_BITS_MIN = 256
+# A message that turns out too long for a frame must not be too long for the coder.
+FRAME_BITS_LIMIT = MESSAGE_BITS_MAX // 2
+# Numbers of events, and places among open streams, stay far inside what can be coded.
+WAITING_LIMIT = 1 << 20
 
 # Whether an answer is complete besides its end token and its limit: a stop string, for example. Same at both ends.
 Finished = Callable[[Grant, Sequence[int]], bool]
@@ -54,9 +61,10 @@ class LaneSpec:
     Attributes:
         slot_count: streams coded in lock step; at most the predictor's.
         end: the token that ends an answer.
-        waiting_max: grants that may wait for a slot.
+        waiting_max: streams that may be open, in slots or waiting; at most 2**20.
         steps_max: steps of one frame.
-        frame_bits_max: payload bits of one frame; at least 40 a slot and 256. The default is the gate's largest size.
+        frame_bits_max: payload bits of one frame; at least 40 a slot and 256, at most 2**19. The default is the gate's
+            largest size.
 
     Raises:
         EventError: a limit is out of range.
@@ -69,13 +77,13 @@ class LaneSpec:
     frame_bits_max: int = 8 * 1024 - 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.slot_count <= 1 << 16 or not 0 < self.steps_max < 1 << 20 or self.waiting_max < 1:
+        if self.slot_count < 1 or not 0 < self.steps_max < 1 << 20 or not 0 < self.waiting_max <= WAITING_LIMIT:
             raise EventError("slots, steps or waiting streams out of range", remedy="use at least one of each")
         least = self.slot_count * SLOT_BITS_MAX + FRAME_BITS_MIN
-        if self.frame_bits_max < least:
+        if not least <= self.frame_bits_max <= FRAME_BITS_LIMIT:
             raise EventError(
-                f"frames of {self.frame_bits_max} bits do not hold a step of {self.slot_count} slots",
-                remedy=f"allow {least} bits or use fewer slots",
+                f"frames of {self.frame_bits_max} bits, steps of {self.slot_count} slots",
+                remedy=f"allow {least} to {FRAME_BITS_LIMIT} bits, or use fewer slots",
             )
 
 
@@ -177,15 +185,18 @@ class Lane:
             number = self.consumed_count - 1
             self.waiting[number] = Stream(number, event)
             return None
-        if isinstance(event, Cancel) and event.stream in self.open_streams():
-            self.give_up(event.stream)
+        if isinstance(event, Cancel) and self.give_up(event.stream):
             return Ending.CANCELLED
         return None
 
-    def give_up(self, number: int) -> None:
-        """End a stream, waiting or in a slot."""
-        if self.waiting.pop(number, None) is None:
-            self.leave(next(slot for slot, stream in self.slots.items() if stream.number == number))
+    def give_up(self, number: int) -> bool:
+        """End a stream, waiting or in a slot; False where it is neither."""
+        if self.waiting.pop(number, None) is not None:
+            return True
+        slot = next((slot for slot, stream in self.slots.items() if stream.number == number), None)
+        if slot is not None:
+            self.leave(slot)
+        return slot is not None
 
     def open_streams(self) -> list[int]:
         """Return the numbers of all streams: those in slots in the slots' order, then those that wait."""
@@ -208,7 +219,7 @@ class Lane:
         for slot in slots:
             if slot not in self._fed:
                 stream = self.slots[slot]
-                # Known as fed before it is: an interrupted admission is undone by `restore`.
+                # Known as fed before it is: an admission that fails or is interrupted is undone by `restore`.
                 self._fed.add(slot)
                 self.predictor.admit(slot, (*stream.grant.prompt, *stream.tokens), stream.grant.temperature)
         return self.predictor.step(slots)
@@ -293,5 +304,7 @@ class Lane:
 
     def _forget(self, slot: int) -> None:
         if slot in self._fed:
+            # The slot is free already where its admission failed.
+            with suppress(PredictorError):
+                self.predictor.release(slot)
             self._fed.discard(slot)
-            self.predictor.release(slot)

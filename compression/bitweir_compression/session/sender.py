@@ -7,8 +7,10 @@ Rules:
    tokens are sent again, in escape mode first. Every refusal in a row doubles the number of escapes, up to a limit, so
    that a machine that never agrees costs few wasted frames.
 3. Escapes of an epoch are counted and capped. Beyond the cap, and when an acknowledged state is not ours, the sender
-   sends one reset frame and nothing more until outer begins a new epoch.
+   sends one reset frame and nothing more, but the same again if that is refused, until outer begins a new epoch.
 4. `frame` either returns a frame and moves on, or changes nothing.
+5. Frames arrive in order. A refusal says how many came after the one it refuses, so the sender knows whether its answer
+   came, and failed too, or is still under way.
 """
 
 from collections import deque
@@ -20,7 +22,7 @@ from bitweir_compression.coder import Bits, Writer
 from bitweir_compression.exact.errors import ExactRangeError
 from bitweir_compression.exact.predictor import Predictor
 from bitweir_compression.session.errors import EventError, SessionError
-from bitweir_compression.session.events import Acknowledgement, Cancel, Event, Grant, Refusal, Restart
+from bitweir_compression.session.events import Acknowledgement, Cancel, Event, EventLog, Grant, Refusal, Restart
 from bitweir_compression.session.frame import Content, Mode, code_frame
 from bitweir_compression.session.lane import Finished, Lane, LaneSnapshot, LaneSpec, Stream
 
@@ -66,10 +68,16 @@ class _Offer:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A frame in flight: the lane before it, the state after it, and the streams that ended in it."""
+    """A frame in flight: the lane before it, the state after it, and the streams that ended in it.
+
+    Attributes:
+        place: its number among all frames sent in the epoch, from 1.
+        is_predicted: whether it took the weak model to code it.
+    """
 
     before: LaneSnapshot
-    mode: Mode
+    place: int
+    is_predicted: bool
     state_after: bytes
     ended: frozenset[int]
 
@@ -99,8 +107,10 @@ class Sender:
         """
         self._lane = Lane(predictor, spec, finished)
         self._escapes_max = escapes_max
-        self._events: list[Event] = []
+        self._events = EventLog()
         self._offers: dict[int, _Offer] = {}
+        # Streams with text.
+        self._begun: set[int] = set()
         self._dropped: set[int] = set()
         self._in_flight: deque[_Sent] = deque()
         self._is_fresh = True
@@ -108,7 +118,11 @@ class Sender:
 
     def _begin_epoch(self) -> None:
         self.escape_count = self.refusal_count = 0
-        self._escapes_due = self._escape_run = self._failures_seen = 0
+        self._escapes_due = self._escape_run = 0
+        # Good frames before the frame refused last.
+        self._refused_count = -1
+        # Places: of the last frame sent, the one refused last, and the last one whose failure is nothing new.
+        self._sent_place = self._refused_place = self._answered_place = 0
         self._must_reset = self._is_closed = False
 
     @property
@@ -127,19 +141,24 @@ class Sender:
         Raises:
             EventError: it is not the next one, or does not fit the lane; outer must not have sent it.
         """
-        if number != len(self._events):
-            raise EventError(f"event {number} instead of {len(self._events)}", remedy="deliver events in order")
+        # A restart makes all events before it void, so a new sender may begin with the latest.
+        is_ahead = isinstance(event, Restart) and number > self._events.next
+        if number != self._events.next and not is_ahead:
+            raise EventError(f"event {number} instead of {self._events.next}", remedy="deliver events in order")
+        if isinstance(event, Restart):
+            self._restart(number, event)
+            return
         if isinstance(event, Grant):
             self._lane.check(event)
-            if len(self._offers) >= self._lane.spec.waiting_max + self._lane.spec.slot_count:
+            # Those that ended in a frame outer has not acknowledged are open no more, as far as it may know.
+            open_count = len(self._offers) - sum(len(sent.ended) for sent in self._in_flight)
+            if open_count >= self._lane.spec.waiting_max + self._lane.spec.slot_count:
                 raise EventError("too many open grants", remedy="grant more slowly")
         self._events.append(event)
         if isinstance(event, Grant):
             self._offers[number] = _Offer(event)
-        elif isinstance(event, Cancel):
-            self._offers.pop(event.stream, None)
         else:
-            self._restart(event)
+            self._forget(event.stream)
 
     def offer(self, stream: int, tokens: Sequence[int], candidate: int = 0) -> bool:
         """Append tokens an engine has written, at least one; False where nobody wants them any more.
@@ -154,23 +173,27 @@ class Sender:
         """
         offer = None if stream in self._dropped else self._offers.get(stream)
         if offer is None:
-            if not 0 <= stream < len(self._events) or not isinstance(self._events[stream], Grant):
+            if not 0 <= stream < self._events.next or isinstance(self._events.get(stream), Cancel):
                 raise EventError(f"stream {stream} was never granted", remedy="offer tokens of granted streams")
             return False
-        if not offer.tokens:
-            offer.candidate = candidate
         size = self._lane.predictor.vocabulary_size
-        if not tokens or not all(0 <= token < size for token in tokens):
+        if not tokens or not all(type(token) is int and 0 <= token < size for token in tokens):
             raise EventError(f"stream {stream}: no tokens, or unknown ones", remedy=f"offer ids below {size}")
-        if candidate != offer.candidate or not 0 <= candidate < offer.grant.candidate_count:
+        is_other = bool(offer.tokens) and candidate != offer.candidate
+        if is_other or not 0 <= candidate < offer.grant.candidate_count:
             raise EventError(f"stream {stream}: candidate {candidate}", remedy="offer one candidate of those granted")
-        grown = list(offer.tokens)
-        for token in tokens:
-            if grown and self._lane.ending(offer.grant, grown):
-                raise EventError(f"stream {stream}: tokens after its end", remedy="stop at the end token")
-            grown.append(token)
-        offer.tokens = grown
-        offer.is_complete = self._lane.ending(offer.grant, grown) is not None
+        count, is_complete = len(offer.tokens), offer.is_complete
+        try:
+            for token in tokens:
+                if is_complete:
+                    raise EventError(f"stream {stream}: tokens after its end", remedy="stop at the end token")
+                offer.tokens.append(token)
+                is_complete = self._lane.ending(offer.grant, offer.tokens) is not None
+        except BaseException:
+            del offer.tokens[count:]
+            raise
+        offer.candidate, offer.is_complete = candidate, is_complete
+        self._begun.add(stream)
         return True
 
     def drop(self, stream: int) -> None:
@@ -184,32 +207,41 @@ class Sender:
         while self._in_flight and message.epoch == lane.epoch:
             sent = self._in_flight[0]
             if sent.before.frame_count >= message.frame_count:
-                return
+                break
             self._in_flight.popleft()
             for number in sent.ended:
-                self._offers.pop(number, None)
-                self._dropped.discard(number)
+                self._forget(number)
             if sent.before.frame_count + 1 == message.frame_count and sent.state_after != message.state:
                 self._must_reset = True
-            if not sent.mode.escapes:
+            if sent.is_predicted:
                 self._escape_run = 0
+        oldest = self._in_flight[0].before if self._in_flight else lane
+        self._events.forget(oldest.consumed_count)
 
     def refuse(self, message: Refusal) -> None:
         """Outer could not decode a frame: take back it and all after it, and send its tokens again."""
-        if message.epoch != self._lane.epoch or message.failure_count <= self._failures_seen:
-            return
-        self._failures_seen = message.failure_count
-        self.refusal_count += 1
         sent = next((one for one in self._in_flight if one.before.frame_count == message.frame_count), None)
-        if sent is None:
-            self._must_reset = True
+        if message.epoch != self._lane.epoch or not self._is_news(message, sent):
             return
-        while self._in_flight[-1] is not sent:
-            self._in_flight.pop()
-        self._in_flight.pop()
+        self._answered_place = self._sent_place
+        self.refusal_count += 1
+        if self._is_closed or sent is None:
+            self._must_reset, self._is_closed = True, False
+            return
+        while self._in_flight.pop() is not sent:
+            pass
         self._lane.restore(sent.before)
         self._escape_run = min(max(1, 2 * self._escape_run), ESCAPE_RUN_MAX)
         self._escapes_due = self._escape_run
+
+    def _is_news(self, message: Refusal, refused: _Sent | None) -> bool:
+        """Whether a frame failed that was sent after the last refusal was answered."""
+        if message.frame_count < self._refused_count:
+            return False
+        if message.frame_count > self._refused_count:
+            self._refused_count = message.frame_count
+            self._refused_place = refused.place if refused else self._sent_place
+        return self._refused_place + message.dropped_count > self._answered_place
 
     def frame(self, steps: int, *, is_urgent: bool = False) -> Frame | None:
         """Return the next frame, or None while there is nothing to send.
@@ -223,73 +255,98 @@ class Sender:
         """
         if not 0 < steps <= self._lane.spec.steps_max:
             raise EventError(f"{steps} steps", remedy=f"use 1 to {self._lane.spec.steps_max}")
-        if self._is_closed or len(self._in_flight) >= IN_FLIGHT_MAX:
+        is_full = len(self._in_flight) >= IN_FLIGHT_MAX and not self._must_reset
+        if self._is_closed or is_full:
             return None
         before = self._lane.snapshot()
+        counts = (self.escape_count, self._escapes_due, self._sent_place, self._answered_place, self._is_closed)
         try:
-            return self._next(steps, before, is_urgent=is_urgent, is_raw=self._escapes_due > 0)
-        except ExactRangeError:
-            # The weak model cannot read this text; outer's could not either.
-            self._lane.restore(before)
-            return self._next(steps, before, is_urgent=is_urgent, is_raw=True)
+            return self._next(steps, before, is_urgent=is_urgent)
         except BaseException:
             self._lane.restore(before)
+            self.escape_count, self._escapes_due, self._sent_place, self._answered_place, self._is_closed = counts
+            if self._in_flight and self._in_flight[-1].before is before:
+                self._in_flight.pop()
             raise
 
-    def _next(self, steps: int, before: LaneSnapshot, *, is_urgent: bool, is_raw: bool) -> Frame | None:
-        if self._must_reset or (is_raw and self.escape_count >= self._escapes_max):
-            self._is_closed = True
-            return self._coded(_Choice(self, steps, is_urgent=False, mode=Mode.RESET))[0]
-        return self._fitting(steps, before, is_urgent=is_urgent, is_raw=is_raw)
-
-    def _fitting(self, steps: int, before: LaneSnapshot, *, is_urgent: bool, is_raw: bool) -> Frame | None:
-        """Code as many steps as fit a frame."""
-        mode = _MODES[self._lane.is_open, is_raw]
-        while True:
-            choice = _Choice(self, steps, is_urgent=is_urgent, mode=mode)
-            if not choice.is_ready():
-                return None
-            frame, content = self._coded(choice)
-            if content.is_empty:
+    def _next(self, steps: int, before: LaneSnapshot, *, is_urgent: bool) -> Frame | None:
+        if self._escapes_due == 0 and not self._must_reset:
+            try:
+                return self._fitting(_Choice(self, steps, is_urgent=is_urgent, is_raw=False), before)
+            except ExactRangeError:
+                # The weak model cannot read this text; outer's could not either.
                 self._lane.restore(before)
-                return None
-            if frame.bits.count <= self._lane.spec.frame_bits_max:
-                break
-            self._lane.restore(before)
-            if content.step_count <= 1:
-                raise SessionError(
-                    f"one step takes {frame.bits.count} bits", remedy="raise frame_bits_max or use fewer slots"
-                )
-            steps, is_urgent = content.step_count // 2, True
-        self._sent(before, frame, content)
+        if self._must_reset or self.escape_count >= self._escapes_max:
+            return self._reset(steps)
+        return self._fitting(_Choice(self, steps, is_urgent=is_urgent, is_raw=True), before)
+
+    def _reset(self, steps: int) -> Frame:
+        choice = _Choice(self, steps, is_urgent=False, is_raw=True)
+        choice.mode = Mode.RESET
+        writer = Writer()
+        frame = self._framed(writer, self._coded(writer, choice))
+        self._sent_place += 1
+        # Only the failure of this very frame is news from now on.
+        self._answered_place = self._sent_place - 1
+        self._is_closed = True
         return frame
 
-    def _coded(self, choice: "_Choice") -> tuple[Frame, Content]:
-        writer = Writer()
-        events = self._events[self._lane.consumed_count :]
-        content = code_frame(self._lane, writer, events, accepts=tuple(Mode), source=choice)
-        counts = (content.token_count, content.step_count)
-        frame = Frame(writer.finish(), content.mode, *counts, dict(writer.ideal_bits), dict(writer.symbol_counts))
-        return frame, content
-
-    def _sent(self, before: LaneSnapshot, frame: Frame, content: Content) -> None:
-        self._in_flight.append(_Sent(before, frame.mode, self._lane.state, frozenset(content.ended)))
-        if frame.mode.escapes:
+    def _fitting(self, choice: "_Choice", before: LaneSnapshot) -> Frame | None:
+        """Code as much of what is wanted as fits a frame."""
+        if not choice.is_ready() or not choice.has_content():
+            return None
+        bits_max = self._lane.spec.frame_bits_max
+        while True:
+            writer = Writer()
+            content = self._coded(writer, choice)
+            # Far too many bits are not even written: the coder has a limit of its own.
+            if sum(writer.ideal_bits.values()) <= 1.5 * bits_max:
+                frame = self._framed(writer, content)
+                if frame.bits.count <= bits_max:
+                    break
+            self._lane.restore(before)
+            choice.want_less(content)
+        self._sent_place += 1
+        if content.mode.escapes:
             self.escape_count += 1
             self._escapes_due = max(0, self._escapes_due - 1)
+        is_predicted = content.token_count > 0 and not content.mode.escapes
+        sent = _Sent(before, self._sent_place, is_predicted, self._lane.state, frozenset(content.ended))
+        self._in_flight.append(sent)
+        return frame
 
-    def _restart(self, event: Restart) -> None:
+    def _coded(self, writer: Writer, choice: "_Choice") -> Content:
+        events = self._events.since(self._lane.consumed_count)
+        return code_frame(self._lane, writer, events, accepts=tuple(Mode), source=choice)
+
+    def _framed(self, writer: Writer, content: Content) -> Frame:
+        counts = (content.token_count, content.step_count)
+        return Frame(writer.finish(), content.mode, *counts, dict(writer.ideal_bits), dict(writer.symbol_counts))
+
+    def _forget(self, stream: int) -> None:
+        """Nobody wants text of this stream any more."""
+        self._offers.pop(stream, None)
+        self._begun.discard(stream)
+        self._dropped.discard(stream)
+
+    def _restart(self, number: int, event: Restart) -> None:
         """Begin an epoch; go on from outer's state if it is one we know, else from nothing."""
-        known = [(sent.before.state, sent.before.learnt) for sent in self._in_flight]
-        known.append((self._lane.state, self._lane.learnt()))
-        learnt = next((learnt for state, learnt in known if state == event.state), None)
+        if event.epoch <= self._lane.epoch:
+            raise EventError(f"epoch {event.epoch} after {self._lane.epoch}", remedy="deliver events in order")
+        known = [(sent.before.is_open, sent.before.state, sent.before.learnt) for sent in self._in_flight]
+        known.append((self._lane.is_open, self._lane.state, self._lane.learnt()))
+        # Before its first frame a fresh epoch has outer's state, but what we learnt is not what outer did.
+        of_outer = (one for was_open, state, one in known if state == event.state and (was_open or not self._is_fresh))
+        learnt = next(of_outer, None)
         self._is_fresh = learnt is None
         if learnt is not None:
             self._lane.learn_again(learnt)
-        self._lane.restart(event.epoch, len(self._events))
+        self._events.forget(number + 1)
+        self._lane.restart(event.epoch, number + 1)
         self._lane.state = event.state
         self._in_flight.clear()
         self._offers.clear()
+        self._begun.clear()
         self._dropped.clear()
         self._begin_epoch()
 
@@ -297,15 +354,18 @@ class Sender:
 class _Choice:
     """Implements `frame.Source`: what the sender wants in the next frame."""
 
-    def __init__(self, sender: Sender, steps: int, *, is_urgent: bool, mode: Mode) -> None:
+    def __init__(self, sender: Sender, steps: int, *, is_urgent: bool, is_raw: bool) -> None:
         self._lane = sender._lane
         self._offers = sender._offers
+        self._begun = sender._begun
         self._dropped = sender._dropped
-        self._event_count = len(sender._events) - self._lane.consumed_count
+        self._event_count = sender._events.next - self._lane.consumed_count
         self._steps = steps
         # Tokens a stream must have ready, unless its answer is complete.
         self._ready_count = 1 if is_urgent else steps
-        self.mode = mode
+        # As many drops, and joins, at most. A drop among many takes more than 8 bits.
+        self._changes = max(1, self._lane.spec.frame_bits_max // 8)
+        self.mode = _MODES[self._lane.is_open, is_raw]
         self.is_fresh = sender._is_fresh
 
     def is_ready(self) -> bool:
@@ -313,18 +373,41 @@ class _Choice:
         staying = (s for s in self._lane.slots.values() if s.number in self._offers and s.number not in self._dropped)
         return all(self._can_go(stream) for stream in staying)
 
+    def has_content(self) -> bool:
+        """Whether a frame would change anything."""
+        return bool(self._event_count or self._lane.slots or self.drops() or self.joins())
+
+    def want_less(self, content: Content) -> None:
+        """Halve what makes the frame too long: steps, then drops and joins.
+
+        Raises:
+            SessionError: there is nothing to halve, which the limits of `LaneSpec` exclude.
+        """
+        if content.step_count > 1:
+            self._steps = content.step_count // 2
+        elif min(self._changes, content.change_count) > 1:
+            self._changes = min(self._changes, content.change_count) // 2
+        else:
+            raise SessionError("one step does not fit a frame", remedy="raise frame_bits_max or use fewer slots")
+
     def event_count(self) -> int:
         """See `Source`: all there are."""
         return self._event_count
 
     def drops(self) -> list[int]:
         """See `Source`."""
-        return [number for number in self._lane.open_streams() if number in self._dropped]
+        lane, dropped = self._lane, self._dropped
+        in_slots = [lane.slots[slot].number for slot in sorted(lane.slots)]
+        numbers = [number for number in in_slots if number in dropped]
+        return (numbers + sorted(number for number in dropped if number in lane.waiting))[: self._changes]
 
     def joins(self) -> list[tuple[int, int]]:
         """See `Source`: in the order of the grants, those that have text."""
-        able = (number for number, stream in self._lane.waiting.items() if self._can_go(stream))
-        return [(number, self._offers[number].candidate) for number in islice(able, self._lane.free_count)]
+        lane = self._lane
+        waiting = sorted(number for number in self._begun if number in lane.waiting and number not in self._dropped)
+        able = (number for number in waiting if self._can_go(lane.waiting[number]))
+        count = min(lane.free_count, self._changes)
+        return [(number, self._offers[number].candidate) for number in islice(able, count)]
 
     def step_count(self) -> int:
         """See `Source`: no stream runs dry, and no step is without a token."""

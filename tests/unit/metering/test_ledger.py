@@ -79,6 +79,16 @@ def test_an_interrupted_creation_leaves_no_ledger(path: Path, monkeypatch: pytes
     assert str(path) + ".new" in caught.value.remedy
 
 
+def test_a_ledger_appears_only_when_all_of_it_is_in_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(ledger_file, "checkpoint", fail)
+    with pytest.raises(LedgerError, match="cannot create"):
+        created(path)
+    assert not path.exists()
+
+
 def test_only_a_signed_first_policy_starts_a_ledger(path: Path) -> None:
     first, second = small_policy(), small_policy(serial=2)
     for document, signatures in ((first, {}), (first, signed(first, 0)), (second, signed(second, 0, 1))):

@@ -52,6 +52,25 @@ def test_what_cannot_be_read_is_an_error(path: Path) -> None:
         ledger.hashes(0, 1)
 
 
+def test_names_are_durable_before_a_ledger_is_said_to_exist_or_to_be_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    link, unlink, fsync, settle = os.link, Path.unlink, os.fsync, ledger_file.settle
+    folder = path.parent.stat().st_ino
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append("synced" if os.fstat(descriptor).st_ino == folder else "synced another")
+
+    monkeypatch.setattr(os, "link", lambda *names: (link(*names), events.append("named")))
+    monkeypatch.setattr(Path, "unlink", lambda name: (unlink(name), events.append("unnamed")))
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(ledger_file, "settle", lambda connection: (settle(connection), events.append("opened")))
+    created(path).close()
+    assert events == ["opened", "named", "unnamed", "synced", "opened", "synced"]
+
+
 class Failing:
     """A connection that fails once, at a chosen statement."""
 

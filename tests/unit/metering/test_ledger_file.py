@@ -246,6 +246,18 @@ def test_a_damaged_byte_never_changes_what_is_believed(sound: Path, tmp_path: Pa
     assert seen > 100
 
 
+def test_damage_outside_all_entries_is_seen(sound: Path, tmp_path: Path) -> None:
+    path = copied(sound, tmp_path)
+    content = bytearray(path.read_bytes())
+    content[39] ^= 1  # how many pages are free
+    path.write_bytes(content)
+    report = verify(path)
+    assert report.entry_count == 16
+    assert [problem.startswith("SQLite: ") for problem in report.problems] == [True]
+    with pytest.raises(LedgerError, match="SQLite"):
+        opened(path)
+
+
 def test_verify_only_reads(sound: Path, tmp_path: Path) -> None:
     with filled(tmp_path / "link.ledger") as ledger:
         path = copied(tmp_path / "link.ledger", tmp_path / "copy")
