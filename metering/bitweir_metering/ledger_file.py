@@ -60,7 +60,7 @@ _GROWTH: Final = " OR ".join(
 # The database refuses what this file must never do, should this file be wrong.
 SCHEMA: Final[Mapping[str, str]] = {
     "entry": f"""CREATE TABLE entry (
-    sequence INTEGER PRIMARY KEY CHECK (sequence >= 0),
+    sequence INTEGER PRIMARY KEY,
     kind INTEGER NOT NULL CHECK (kind BETWEEN 0 AND {max(EntryKind):d}),
     class INTEGER NOT NULL CHECK (class BETWEEN 0 AND {max(TrafficClass):d} OR class = {NO_CLASS}),
     {", ".join(f"{name} INTEGER NOT NULL CHECK ({name} BETWEEN 0 AND {AMOUNT_LIMIT - 1})" for name in AMOUNT_COLUMNS)},

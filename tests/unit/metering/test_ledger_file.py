@@ -98,7 +98,6 @@ def test_the_database_takes_only_what_follows_the_last_entry(
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        ("sequence", -1),
         ("kind", -1),
         ("kind", 6),
         ("class", -1),
@@ -137,6 +136,20 @@ def test_the_table_refuses_what_no_entry_can_be(sound: Path, tmp_path: Path, col
             connection.execute(ledger_file.INSERT, row)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"kind": 6}, {"kind": 1}, {"class": 0}, {"wire_bits": 5}, {"class": 0, "wire_bits": 5}],
+)
+def test_the_table_refuses_bits_where_none_belong(sound: Path, tmp_path: Path, changes: dict[str, int]) -> None:
+    path = copied(sound, tmp_path)
+    row = next_row(rows_of(path), EntryKind.EVENT, b"")
+    for column, value in changes.items():
+        row[COLUMNS.index(column)] = value
+    with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.IntegrityError):
+        connection.execute("DROP TRIGGER only_next")
+        connection.execute(ledger_file.INSERT, row)
+
+
 def test_the_first_entry_is_a_policy_and_starts_at_nothing(path: Path) -> None:
     document = small_policy()
     chain = Chain()
@@ -148,6 +161,10 @@ def test_the_first_entry_is_a_policy_and_starts_at_nothing(path: Path) -> None:
         second[0] = 0
         with pytest.raises(sqlite3.IntegrityError):
             connection.execute(ledger_file.INSERT, second)
+        event = list(first)
+        event[1] = int(EntryKind.EVENT)
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute(ledger_file.INSERT, event)
         charged = list(first)
         charged[COLUMNS.index("wire_model")] = 1
         with pytest.raises(sqlite3.IntegrityError):
