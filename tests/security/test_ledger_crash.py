@@ -20,7 +20,7 @@ from bitweir_metering.errors import LedgerError
 from bitweir_metering.ledger import verify
 from tests.security import disk_images
 from tests.security.ledger_sender import ROOMY, SEND_BITS, SENT, send
-from tests.unit.metering.example_ledger import created, opened
+from tests.unit.metering.example_ledger import created, forked, opened
 
 pytestmark = [pytest.mark.system, pytest.mark.xdist_group("ledger-crash")]
 
@@ -45,7 +45,7 @@ def test_there_is_a_way_to_watch_the_disk() -> None:
 def killed_once(path: Path, order: str, generator: random.Random) -> int:
     """Start a sender, kill it at some moment, and return how often it sent."""
     reader, writer = os.pipe()
-    child = os.fork()
+    child = forked()
     if child == 0:
         try:
             ledger = opened(path)

@@ -280,8 +280,8 @@ class Interrupts:
         self.left = place
 
     def __call__(self, frame: FrameType, event: str, _argument: object):
-        name = frame.f_code.co_filename
-        if "/session/" not in name and not name.endswith("exact/predictor.py"):
+        name = frame.f_globals.get("__name__", "")
+        if not name.startswith(("bitweir_compression.session.", "bitweir_compression.exact.predictor")):
             return None
         if event == "line":
             self.left -= 1

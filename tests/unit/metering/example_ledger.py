@@ -1,9 +1,11 @@
 """Ledgers for tests: small ones on whatever file system the test runs on, copies of them, and an independent reader."""
 
 import hashlib
+import os
 import shutil
 import sqlite3
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -97,6 +99,16 @@ def tampered(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
         for name in triggers:
             connection.execute(ledger_file.SCHEMA[name])
+
+
+def forked() -> int:
+    """Fork, for a child that runs a few lines and ends with os._exit.
+
+    Python warns of other threads, which a parallel test run has; a child that takes none of their locks is fine.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def expected_hash(entry: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from tests.unit.metering.example_ledger import (
     copied,
     created,
     filled,
+    forked,
     log_of,
     model,
     names,
@@ -193,7 +194,7 @@ def test_another_process_cannot_write(path: Path) -> None:
 def in_a_fork(action: Callable[[], None]) -> str:
     """Run an action in a forked child and return its error."""
     reader, writer = os.pipe()
-    child = os.fork()
+    child = forked()
     if child == 0:
         try:
             action()

@@ -15,7 +15,7 @@ from bitweir_metering import ledger_file
 from bitweir_metering.entries import Chain
 from bitweir_metering.errors import LedgerError
 from bitweir_metering.ledger import EntryKind, Ledger, verify
-from tests.unit.metering.example_ledger import LIMIT_BITS, created, log_of, model, opened, raised
+from tests.unit.metering.example_ledger import LIMIT_BITS, created, forked, log_of, model, opened, raised
 from tests.unit.metering.example_policy import signed
 
 
@@ -156,6 +156,7 @@ def test_a_file_that_was_moved_away_closes_the_ledger(path: Path, which: str, ho
         ledger.reserve([model()])
     with pytest.raises(LedgerError, match="is closed"):
         ledger.append(EntryKind.EVENT, b"")
+    ledger.close()
 
 
 def test_a_full_database_closes_the_ledger(path: Path) -> None:
@@ -175,7 +176,7 @@ def test_a_write_that_the_system_refuses_closes_the_ledger(path: Path) -> None:
     # RLIMIT_FSIZE makes write(2) itself fail; in a child, because it cannot be taken back without privilege.
     created(path).close()
     reader, writer = os.pipe()
-    child = os.fork()
+    child = forked()
     if child == 0:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         ledger = opened(path)

@@ -334,6 +334,7 @@ def test_any_other_answer_closes_the_client(path: Path, reply: Callable[[bytes],
     with pytest.raises(LedgerError, match=message) as caught:
         client.reserve(TrafficClass.MODEL, 8, 8)
     assert caught.value.remedy
+    assert client._socket.fileno() == -1
     with pytest.raises(LedgerError, match="does not answer"):
         client.reserve(TrafficClass.MODEL, 8, 8)
     thread.join()

@@ -77,6 +77,17 @@ def test_signing_after_an_edit_removes_what_no_longer_fits(tmp_path: Path, file:
     assert {key.hex() for key in policies.read(file)[1]} == set(public[:2])
 
 
+def test_what_is_removed_is_named_in_order(file: Path, tmp_path: Path) -> None:
+    write_keys(tmp_path)
+    stale = {bytes([number]) * 32: bytes(64) for number in range(30, 0, -1)}
+    policies.signatures_path(file).write_bytes(policies.format_signatures(stale))
+    shown = json.loads(ran(commands.policy, "show", file, "--json").stdout)
+    assert shown["signatures_of_something_else"] == sorted(key.hex() for key in stale)
+    result = ran(commands.policy, "sign", file, "--key", tmp_path / "0.pem")
+    named = [line.split()[4].rstrip(":") for line in result.stderr.splitlines() if line.startswith("removed")]
+    assert named == sorted(key.hex() for key in stale)
+
+
 def test_signing_with_a_key_that_the_policy_does_not_name(tmp_path: Path, file: Path) -> None:
     write_keys(tmp_path)
     result = ran(commands.policy, "sign", file, "--key", tmp_path / "0.pem")

@@ -109,8 +109,9 @@ def test_a_lease_above_the_limit() -> None:
 def test_what_no_largest_frame_fits(name: str) -> None:
     assert policies.FRAME_BITS_MAX == FRAME_BITS
     assert getattr(policy(**{name: FRAME_BITS}), name) == FRAME_BITS
-    with pytest.raises(PolicyError, match=f"{name} is {FRAME_BITS - 1}, below one frame"):
+    with pytest.raises(PolicyError, match=f"{name} is {FRAME_BITS - 1}, below one frame") as caught:
         policy(**{name: FRAME_BITS - 1})
+    assert caught.value.remedy == "give at least 1079 B"
 
 
 def test_an_epoch_that_its_sub_cap_does_not_hold() -> None:

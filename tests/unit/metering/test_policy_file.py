@@ -68,6 +68,17 @@ def test_a_field_that_is_missing(name: str) -> None:
     refused(toml(**{name: None}), f"the policy lacks {name}")
 
 
+def test_all_missing_fields_are_named_and_the_first_unknown_one() -> None:
+    refused(b"serial = 1", "lacks burst, class_limits, epoch_slots, limit, lineage, link, min_days, models, permit_ms")
+    names = [f"x{number}" for number in range(40, 10, -1)]
+    refused(toml(**dict.fromkeys(names, 1)), "has an unknown field 'x11'")
+
+
+def test_a_file_of_the_largest_size() -> None:
+    assert parse(toml().ljust(32_768)) == policy()
+    refused(toml().ljust(32_769), "^longer than 32768 bytes$")
+
+
 def test_a_file_without_models() -> None:
     refused(toml(models={}), "^0 models")
     refused(toml(models={}, limit="1/1000 of weights"), "^0 models")
@@ -163,9 +174,18 @@ def test_the_example_of_the_reference_is_a_policy_that_its_keys_can_sign(reposit
     assert fields == set(DOCUMENT) | {"lease"}
 
 
-@pytest.mark.parametrize("keys", [["0" * 64], [PUBLIC[0].hex().upper()], [" " + PUBLIC[0].hex()], [5], ["ab"], "x", {}])
-def test_keys_of_a_file_that_are_none(keys: object) -> None:
-    refused(changed("signers", keys=keys), "key|keys is no list")
+@pytest.mark.parametrize("keys", ["x", {}, 5], ids=repr)
+def test_keys_of_a_file_that_are_no_list(keys: object) -> None:
+    refused(changed("signers", keys=keys), "^signers.keys is no list$")
+
+
+@pytest.mark.parametrize("keys", [[PUBLIC[0].hex().upper()], [" " + PUBLIC[0].hex()], [5], ["ab"]], ids=repr)
+def test_keys_of_a_file_that_are_no_hexadecimal(keys: object) -> None:
+    refused(changed("signers", keys=keys), "^a key of signers is ")
+
+
+def test_a_placeholder_is_no_key() -> None:
+    refused(changed("signers", keys=["0" * 64]), "^a key is no Ed25519 public key$")
 
 
 # The canonical form.

@@ -8,6 +8,13 @@ from bitweir_metering import sizes
 from bitweir_metering.errors import SizeError
 
 
+def test_the_ladder_is_frozen() -> None:
+    # Both ends and every ledger count by it.
+    assert sizes.SIZE_CLASSES[:29] == tuple(range(8, 66, 2))
+    assert sizes.SIZE_CLASSES[29:] == (96, 128, 192, 256, 384, 512, 768, 1024)
+    assert sizes.HEADER_INFORMATION_BITS == 12
+
+
 def test_the_figures_of_a_typical_frame() -> None:
     # 128 streams x 10 steps at .05 bits of KL a token: 98 payload bits.
     assert sizes.class_bytes(98) == 14
