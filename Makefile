@@ -36,7 +36,7 @@ models: $(STAMP) ## build the embedded models of PROFILE (tiny or reference); re
 	$(BIN)/bitweir models build --profile $(PROFILE)
 
 test: $(STAMP) ## everything but clusters, namespaces and browsers; under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not system and not gpu" -n 2 --dist loadgroup --durations=20
+	$(BIN)/python -m pytest -m "not system and not gpu" -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
 
 test-system: $(STAMP) ## wheels, clusters, namespaces, browsers; serial, under 30 minutes
 	$(BIN)/python -m pytest -m system --durations=20

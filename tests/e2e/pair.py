@@ -6,8 +6,9 @@ import pytest
 
 from bitweir_compression.models.checkpoint import Pair
 
-# All tests that use the pair run in one xdist worker, so that it is built once.
-needs_pair = pytest.mark.xdist_group("tiny-pair")
+# conftest.py runs the one test that builds it first and these last, so that no worker waits for the other's build.
+builds_pair = pytest.mark.builds_pair
+needs_pair = pytest.mark.needs_pair
 
 
 def tiny_pair(repository_root: Path) -> Pair:
