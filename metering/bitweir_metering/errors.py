@@ -10,6 +10,9 @@ MeteringError
 ├── WeightsError   a checkpoint folder whose weights cannot be measured
 ├── ClockError     a clock that was set back
 ├── RefusedError   a payload the gate does not take
+│   └── FullError      one it may take later
+├── ControlError   a message to the gate that is damaged, forged or old
+├── SocketError    a local socket that cannot be made
 ├── LedgerError    a ledger that is missing, unsound, in use elsewhere, or closed by an error
 ├── ProofError     a Merkle proof that does not show what it should
 ├── CheckpointError  bytes that are no checkpoint, or no message to a witness
@@ -65,6 +68,18 @@ class ClockError(MeteringError):
 
 class RefusedError(MeteringError):
     """A payload the gate does not take; nothing of it was kept or charged."""
+
+
+class FullError(RefusedError):
+    """A payload the gate does not take now, because too many are waiting."""
+
+
+class ControlError(MeteringError):
+    """A message from outside to the gate that is damaged, forged or older than another: ignored, and counted."""
+
+
+class SocketError(MeteringError):
+    """A local socket that cannot be made."""
 
 
 class LedgerError(MeteringError):

@@ -11,15 +11,11 @@ Rules:
 """
 
 import argparse
-import selectors
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from errno import ECONNREFUSED
-from os import getuid
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,11 +24,11 @@ from bitweir_metering.errors import LedgerError, MeteringError, RefusedError
 from bitweir_metering.frame import TrafficClass
 from bitweir_metering.ledger import REQUESTS_MAX, Ledger
 from bitweir_metering.ledger_client import ANSWER, REQUEST, VERSION, Status
+from bitweir_metering.local_socket import LocalServer
 
 CLIENTS_MAX: Final = 64
 # Of one client in one commit, so that all of them fit one transaction.
 MESSAGES_MAX: Final = REQUESTS_MAX // CLIENTS_MAX
-_PEER: Final = struct.Struct("3i")  # process, user, group of SO_PEERCRED
 
 
 class _Waiting(NamedTuple):
@@ -49,24 +45,16 @@ class LedgerServer:
         path: where the socket goes. A socket that nobody answers at is replaced.
 
     Raises:
-        LedgerError: a server answers there, or no socket can be made.
+        SocketError: a server answers there, or no socket can be made.
     """
 
     def __init__(self, ledger: Ledger, path: Path) -> None:
         self._ledger = ledger
-        self._path = path
-        self._listener = _listener(path)
-        self._clients: set[socket.socket] = set()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._server = LocalServer(path, CLIENTS_MAX)
 
     def close(self) -> None:
         """Cut everybody off and remove the socket."""
-        for client in list(self._clients):
-            self._drop(client)
-        self._selector.close()
-        self._listener.close()
-        self._path.unlink(missing_ok=True)
+        self._server.close()
 
     def serve(self) -> None:
         """Answer until the ledger closes itself.
@@ -83,28 +71,10 @@ class LedgerServer:
         Raises:
             LedgerError: the ledger closed itself; everybody who asked was told.
         """
-        waiting: list[_Waiting] = []
-        for key, _ in self._selector.select(timeout_s):
-            if key.data is None:
-                self._accept()
-            else:
-                waiting += self._requests(key.data)
+        waiting = [one for client in self._server.ready(timeout_s) for one in self._requests(client)]
         if waiting:
             self._answer(waiting)
         return len(waiting)
-
-    def _accept(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except OSError:  # it went away again
-            return
-        _, user, _ = _PEER.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        if user != getuid() or len(self._clients) >= CLIENTS_MAX:
-            client.close()
-            return
-        client.setblocking(False)
-        self._clients.add(client)
-        self._selector.register(client, selectors.EVENT_READ, client)
 
     def _requests(self, client: socket.socket) -> list[_Waiting]:
         """Return what a client asks for; nothing of one that is cut off."""
@@ -116,11 +86,11 @@ class LedgerServer:
         except BlockingIOError:
             return found
         except OSError:
-            self._drop(client)
+            self._server.drop(client)
             return []
         except MeteringError:
             self._send(client, Status.REFUSED, 0)
-            self._drop(client)
+            self._server.drop(client)
             return []
         return found
 
@@ -138,16 +108,7 @@ class LedgerServer:
                 self._send(one.client, Status.OVER_BUDGET, one.number)
 
     def _send(self, client: socket.socket, status: Status, number: int, sequence: int = 0) -> None:
-        try:
-            client.send(ANSWER.pack(VERSION, status, number, sequence))
-        except OSError:  # gone, cut off before, or not reading
-            self._drop(client)
-
-    def _drop(self, client: socket.socket) -> None:
-        if client in self._clients:
-            self._clients.remove(client)
-            self._selector.unregister(client)
-            client.close()
+        self._server.send(client, ANSWER.pack(VERSION, status, number, sequence))
 
 
 def parse_request(content: bytes) -> tuple[int, Reservation]:
@@ -164,24 +125,6 @@ def parse_request(content: bytes) -> tuple[int, Reservation]:
     if version != VERSION or traffic not in set(TrafficClass):
         raise RefusedError(f"version {version}, class {traffic}", remedy="use ledger_client.py of this version")
     return number, Reservation(TrafficClass(traffic), wire_bits, information_bits)
-
-
-def _listener(path: Path) -> socket.socket:
-    """Return a socket that only this user reaches: nobody can connect before it listens."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        if path.is_socket():
-            if listener.connect_ex(str(path)) != ECONNREFUSED:
-                raise OSError("a server answers there")
-            path.unlink()
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen(CLIENTS_MAX)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise LedgerError(f"no socket at {path}: {error}", remedy="name another path, of at most 107 bytes") from error
-    return listener
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

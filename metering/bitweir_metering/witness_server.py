@@ -11,26 +11,22 @@ Rules:
 """
 
 import argparse
-import selectors
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from errno import ECONNREFUSED
-from os import getuid
 from pathlib import Path
 from typing import Final
 
 from bitweir_metering.errors import CheckpointError, CosignError, MeteringError, WitnessError
+from bitweir_metering.local_socket import LocalServer
 from bitweir_metering.merkle import HASH_BYTES, PROOF_HASHES_MAX
 from bitweir_metering.witness import Checkpoint, parse
 from bitweir_metering.witness_client import ANSWER, REQUEST, REQUEST_BYTES_MAX, VERSION, Request, Status
 from bitweir_metering.witness_store import WitnessStore
 
 CLIENTS_MAX: Final = 16  # one gate asks; the rest is for people who look
-_PEER: Final = struct.Struct("3i")  # process, user, group of SO_PEERCRED
 
 
 class WitnessServer:
@@ -42,25 +38,16 @@ class WitnessServer:
         client_user: who may ask; by default the witness's own user.
 
     Raises:
-        WitnessError: a server answers there, or no socket can be made.
+        SocketError: a server answers there, or no socket can be made.
     """
 
     def __init__(self, store: WitnessStore, path: Path, *, client_user: int | None = None) -> None:
         self._store = store
-        self._path = path
-        self._user = getuid() if client_user is None else client_user
-        self._listener = _listener(path, 0o600 if self._user == getuid() else 0o666)
-        self._clients: set[socket.socket] = set()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._server = LocalServer(path, CLIENTS_MAX, user=client_user)
 
     def close(self) -> None:
         """Cut everybody off and remove the socket."""
-        for client in list(self._clients):
-            self._drop(client)
-        self._selector.close()
-        self._listener.close()
-        self._path.unlink(missing_ok=True)
+        self._server.close()
 
     def serve(self) -> None:
         """Answer until the store closes itself.
@@ -77,34 +64,18 @@ class WitnessServer:
         Raises:
             WitnessError: the store closed itself; the client was told.
         """
-        for key, _ in self._selector.select(timeout_s):
-            if key.fileobj is self._listener:
-                self._accept()
-            elif isinstance(key.fileobj, socket.socket):
-                self._serve_one(key.fileobj)
-
-    def _accept(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except OSError:  # it went away again
-            return
-        _, user, _ = _PEER.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        if user != self._user or len(self._clients) >= CLIENTS_MAX:
-            client.close()
-            return
-        client.setblocking(False)
-        self._clients.add(client)
-        self._selector.register(client, selectors.EVENT_READ)
+        for client in self._server.ready(timeout_s):
+            self._serve_one(client)
 
     def _serve_one(self, client: socket.socket) -> None:
         try:
             number, asked = parse_request(client.recv(REQUEST_BYTES_MAX + 1))
         except OSError:
-            self._drop(client)
+            self._server.drop(client)
             return
         except CheckpointError:
             self._send(client, Status.DAMAGED, 0)
-            self._drop(client)
+            self._server.drop(client)
             return
         try:
             status, reason = self._decided(asked)
@@ -125,16 +96,7 @@ class WitnessServer:
         return Status.COSIGNED, 0
 
     def _send(self, client: socket.socket, status: Status, number: int, reason: int = 0, body: bytes = b"") -> None:
-        try:
-            client.send(ANSWER.pack(VERSION, status, reason, number) + body)
-        except OSError:  # gone, or not reading
-            self._drop(client)
-
-    def _drop(self, client: socket.socket) -> None:
-        if client in self._clients:
-            self._clients.remove(client)
-            self._selector.unregister(client)
-            client.close()
+        self._server.send(client, ANSWER.pack(VERSION, status, reason, number) + body)
 
 
 def parse_request(content: bytes) -> tuple[int, tuple[Checkpoint, tuple[bytes, ...]] | None]:
@@ -158,24 +120,6 @@ def parse_request(content: bytes) -> tuple[int, tuple[Checkpoint, tuple[bytes, .
         raise CheckpointError(f"no {count} hashes", remedy="use witness_client.py")
     proof = tuple(body[start : start + HASH_BYTES] for start in range(split, len(body), HASH_BYTES))
     return number, (parse(body[:split]), proof)
-
-
-def _listener(path: Path, mode: int) -> socket.socket:
-    """Return a listening socket: nobody can connect before it has its mode."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        if path.is_socket():
-            if listener.connect_ex(str(path)) != ECONNREFUSED:
-                raise OSError("a server answers there")
-            path.unlink()
-        listener.bind(str(path))
-        path.chmod(mode)
-        listener.listen(CLIENTS_MAX)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise WitnessError(f"no socket at {path}: {error}", remedy="name another path, of at most 107 bytes") from error
-    return listener
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bitweir_metering import ledger_client, ledger_file, ledger_server
-from bitweir_metering.errors import BudgetError, LedgerError, MeteringError, RefusedError, UnitError
+from bitweir_metering.errors import BudgetError, LedgerError, MeteringError, RefusedError, SocketError, UnitError
 from bitweir_metering.frame import TrafficClass
 from bitweir_metering.ledger import Ledger, Reservation, verify
 from bitweir_metering.ledger_client import ANSWER, REQUEST, LedgerClient, Status
@@ -49,7 +49,7 @@ def connected(server: LedgerServer) -> socket.socket:
     """A raw client, accepted by the server."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     client.settimeout(5)
-    client.connect(str(server._path))
+    client.connect(str(server._server._path))
     server.step(0)
     return client
 
@@ -127,7 +127,7 @@ def test_what_waits_shares_one_commit_and_each_gets_its_own_answer(server: Ledge
     for client in clients:
         client.close()
     assert server.step(0) == 0
-    assert not server._clients
+    assert not server._server._clients
 
 
 def test_one_client_cannot_fill_a_commit(server: LedgerServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_one_client_cannot_fill_a_commit(server: LedgerServer, monkeypatch: pyte
 
 
 def test_so_many_clients_and_no_more(server: LedgerServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_server, "CLIENTS_MAX", 2)
+    monkeypatch.setattr(server._server, "_clients_max", 2)
     with connected(server) as first, connected(server), connected(server) as third:
         with pytest.raises(OSError, match=r"."):
             third.send(GOOD)
@@ -154,17 +154,17 @@ def test_so_many_clients_and_no_more(server: LedgerServer, monkeypatch: pytest.M
 
 
 def test_another_user_is_cut_off(server: LedgerServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_server, "getuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(server._server, "_user", os.getuid() + 1)
     with connected(server) as client:
         assert client.recv(100) == b""
-    assert not server._clients
+    assert not server._server._clients
 
 
 def test_a_client_that_does_not_read_is_cut_off(server: LedgerServer, ledger: Ledger) -> None:
     with connected(server) as silent, connected(server) as good:
         silent.setblocking(False)
         sent = 0
-        while len(server._clients) == 2:
+        while len(server._server._clients) == 2:
             silent.send(REQUEST.pack(1, TrafficClass.MODEL, 1, 8, 0))
             sent += 1
             server.step(0)
@@ -183,17 +183,17 @@ def test_what_a_client_asked_for_is_spent_when_it_went_away_during_the_commit(
     client.send(GOOD)
     client.send(GOOD)
     assert server.step(0) == 2
-    assert not server._clients
+    assert not server._server._clients
     assert ledger.totals.wire_bits == 20_000
 
 
 def test_a_client_that_went_away_before_it_was_accepted_or_read(server: LedgerServer, ledger: Ledger) -> None:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    client.connect(str(server._path))
+    client.connect(str(server._server._path))
     client.send(GOOD)
     client.close()
     assert [server.step(0), server.step(0)] == [0, 0]
-    server._accept()  # nobody is there
+    server._server._accept()  # nobody is there
     with connected(server) as reset, connected(server) as good:
         # An answer that lies unread when a client closes makes the server's next read fail.
         reset.send(GOOD)
@@ -202,7 +202,7 @@ def test_a_client_that_went_away_before_it_was_accepted_or_read(server: LedgerSe
         good.send(GOOD)
         assert server.step(0) == 1
         assert answer(good) == (Status.GRANTED, 7, 2)
-        assert len(server._clients) == 1
+        assert len(server._server._clients) == 1
     assert ledger.totals.wire_bits == 20_000
 
 
@@ -225,7 +225,7 @@ def test_only_this_user_reaches_the_socket_and_it_goes_with_the_server(ledger: L
     place_of_socket = path.with_name("socket")
     server = LedgerServer(ledger, place_of_socket)
     assert place_of_socket.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(LedgerError, match="a server answers there"):
+    with pytest.raises(SocketError, match="a server answers there"):
         LedgerServer(ledger, place_of_socket)
     server.step(0)  # who asked whether somebody answers
     with connected(server) as client:
@@ -242,7 +242,7 @@ def test_a_socket_that_nobody_answers_at_is_replaced_and_nothing_else_is(ledger:
         connected(server).close()
     stale.write_text("a file")
     for other in (stale, path.with_name("missing") / "socket", path.with_name("x" * 120)):
-        with pytest.raises(LedgerError, match="no socket at"):
+        with pytest.raises(SocketError, match="no socket at"):
             LedgerServer(ledger, other)
     assert stale.read_text() == "a file"
 
@@ -399,7 +399,7 @@ def test_a_ledger_is_closed_when_its_server_ends(path: Path, monkeypatch: pytest
     created(path).close()
     monkeypatch.setattr(ledger_file, "FILESYSTEMS", ledger_file.FILESYSTEMS | {place(path.parent)})
     served: list[Path] = []
-    monkeypatch.setattr(LedgerServer, "serve", lambda server: served.append(server._path))
+    monkeypatch.setattr(LedgerServer, "serve", lambda server: served.append(server._server._path))
     before = signal.getsignal(signal.SIGTERM)
     try:
         ledger_server.main([str(path), str(path.with_name("socket"))])

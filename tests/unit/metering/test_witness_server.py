@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bitweir_metering import keys, witness_client, witness_server
-from bitweir_metering.errors import CheckpointError, CosignError, WitnessError
+from bitweir_metering.errors import CheckpointError, CosignError, SocketError, WitnessError
 from bitweir_metering.witness import Checkpoint, Refusal, Witness
 from bitweir_metering.witness_client import ANSWER, REQUEST, Request, Status, WitnessClient
 from bitweir_metering.witness_server import WitnessServer, parse_request
@@ -208,11 +208,11 @@ def test_a_witness_that_cannot_keep_says_so_and_ends(
 
 
 def test_a_socket_is_not_taken_from_a_server_that_runs(tmp_path: Path, served: Thread, store: WitnessStore) -> None:
-    with pytest.raises(WitnessError, match="a server answers there"):
+    with pytest.raises(SocketError, match="a server answers there"):
         WitnessServer(store, tmp_path / "socket")
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "none" / "socket", tmp_path / ("x" * 120)):
-        with pytest.raises(WitnessError, match="no socket at"):
+        with pytest.raises(SocketError, match="no socket at"):
             WitnessServer(store, path)
 
 
