@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from bitweir_metering import documents, policy_view
 from bitweir_metering import keys as key_files
 from bitweir_metering import policy as policies
-from bitweir_metering import policy_view
-from bitweir_metering.errors import PolicyError
 from bitweir_metering.units import format_bytes
 from bitweir_metering.weights import METHOD, measure
 
@@ -32,6 +31,12 @@ def new_key(
     """Make an Ed25519 key, write it to a new file that nobody else can open, and print the public key."""
     public = key_files.new(file).hex()
     typer.echo(json_lines.dumps({"file": os.fspath(file), "public_key": public}) if json else public)
+
+
+@keys.command("shared")
+def new_shared_key(file: Annotated[Path, typer.Argument(help="A new file; it gets mode 0600.")]) -> None:
+    """Make a key that two sides of a link hold. Make it outside and bring it in: nothing is carried out for it."""
+    key_files.new_shared(file)
 
 
 @keys.command("show")
@@ -53,9 +58,9 @@ def sign_policy(
     signed, found = policies.read(file)
     private = key_files.load(key)
     public = key_files.public_key(private)
-    kept = policies.verified(signed, found)
+    kept = policies.valid_signatures(signed.message(), found)
     signatures = {**kept, public: private.sign(signed.message())}
-    _write_whole(policies.signatures_path(file), policies.format_signatures(signatures))
+    documents.write_whole(policies.signatures_path(file), policies.format_signatures(signatures))
     typer.echo(f"signed policy {signed.digest().hex()}, serial {signed.serial}, with {public.hex()}")
     for stale in sorted(set(found) - set(kept) - {public}):
         typer.echo(f"removed the signature of {stale.hex()}: it is not of this policy", err=True)
@@ -118,17 +123,3 @@ class _Tenths:
         if tenth > self._tenth:
             self._tenth = tenth
             typer.echo(f"read {format_bytes(done_bytes)} of {format_bytes(total_bytes)}", err=True)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file in one step, or leave it as it was."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise PolicyError(
-            f"cannot write {path}: {error.strerror}", remedy="copy the policy to your own folder"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)

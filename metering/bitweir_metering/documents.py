@@ -32,6 +32,22 @@ def read_content(path: Path, bytes_max: int) -> bytes:
         raise PolicyError(f"cannot read {path}: {error.strerror}", remedy="name a file that can be read") from error
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file in one step, or leave it as it was.
+
+    Raises:
+        PolicyError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        raise PolicyError(f"cannot write {path}: {error.strerror}", remedy="work in a folder of your own") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def toml_table(content: bytes, bytes_max: int) -> dict[str, Any]:
     """Return the table that a TOML file is.
 

@@ -5,6 +5,8 @@ Rules:
 2. Every column is determined by (kind, class, bits, note) and the entries before: checking is making the entry again.
 3. Totals never fall, and no entry takes them above the policy in force. There is no entry that gives bits back.
 4. A limit changes only by an entry with a policy that enough signers of the one before have signed.
+5. After a trip nothing is reserved until an entry with a reset of that trip, signed by enough of the policy's signers.
+6. The numbers of frames never repeat: each NUMBERS entry gives out the next ones.
 
 Hash: SHA-256 of `_PREFIX`, `_HEADER` (sequence, kind, class, wire bits, information bits, limit, wire and information
 totals in the order of `TrafficClass`, bytes of the note), the note, and the previous hash (zeros before entry 0).
@@ -12,16 +14,19 @@ docs/reference/ledger.md describes them; it changes with this file.
 """
 
 import hashlib
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+from bitweir_metering import resets
 from bitweir_metering.budget import Budget, Totals
 from bitweir_metering.errors import BudgetError, LedgerError, MeteringError
-from bitweir_metering.frame import TrafficClass
+from bitweir_metering.frame import SEQUENCE_LIMIT, TrafficClass
 from bitweir_metering.policy import Policy, Signatures, check_signed, format_signatures, parse, parse_signatures
+from bitweir_metering.resets import Reset
 from bitweir_metering.units import amount, positive
 
 NOTE_BYTES_MAX: Final = 64 * 1024  # a policy and its signatures take at most 48 KiB and a newline
@@ -36,6 +41,7 @@ Row = tuple[int | bytes, ...]
 
 _PREFIX: Final = b"bitweir ledger entry v1\n"
 _HEADER: Final = struct.Struct(f">QBB3Q{len(TOTAL_COLUMNS)}QI")
+_DECIMAL: Final = re.compile(rb"[1-9][0-9]{0,18}")
 _EVIDENCE: Final = "keep the files as they are, and ask the witness for its newest checkpoint"
 
 
@@ -49,11 +55,13 @@ class EntryKind(IntEnum):
     LOSS = 2
     """A crash wasted so much of what was reserved; changes no total."""
     TRIP = 3
-    """The link was taken down for good."""
+    """The link was taken down for good; the note says why."""
     RESET = 4
-    """People signed for taking it up again."""
+    """People signed for taking it up again; the note is the reset, a newline and its signatures."""
     EVENT = 5
-    """Anything else worth keeping."""
+    """The gate started, stopped, or anything else worth keeping."""
+    NUMBERS = 6
+    """Frames may be numbered up to, not including, the decimal number in the note."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,15 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Trip:
+    """The entry that took the link down."""
+
+    sequence: int
+    entry_hash: bytes
+    reason: str
+
+
+@dataclass(frozen=True)
 class Head:
     """What a witness signs: how many entries, the hash of the last, and what they add up to."""
 
@@ -100,6 +117,8 @@ class Chain:
         self._head = Head(0, bytes(HASH_BYTES), Totals())
         self._losses = Totals()
         self._policy: Policy | None = None
+        self._trip: Trip | None = None
+        self._numbers_end = 0
 
     @property
     def head(self) -> Head:
@@ -110,6 +129,16 @@ class Chain:
     def losses(self) -> Totals:
         """What crashes wasted, as far as it was recorded."""
         return self._losses
+
+    @property
+    def trip(self) -> "Trip | None":
+        """The trip that nobody has reset, if there is one."""
+        return self._trip
+
+    @property
+    def numbers_end(self) -> int:
+        """The first number that no frame may have yet."""
+        return self._numbers_end
 
     @property
     def policy(self) -> Policy:
@@ -126,17 +155,26 @@ class Chain:
         """Add an entry and return its row; with an error nothing changes.
 
         Raises:
-            BudgetError: a reservation that does not fit the policy.
-            LedgerError: not such an entry, or more lost than was ever reserved.
-            PolicyError: not the next policy, or not signed by enough signers of the one in force.
+            BudgetError: a reservation that does not fit the policy, or while the link is tripped.
+            LedgerError: not such an entry, more lost than was ever reserved, a reset without its trip, or numbers that
+                were given out before.
+            PolicyError: not the next policy, or policy or reset not signed by enough signers of the one in force.
         """
         if type(note) is not bytes or len(note) > NOTE_BYTES_MAX:
             raise LedgerError("a note that is not at most 64 KiB of bytes", remedy="shorten it")
         if (charge is not None) is not (kind in (EntryKind.RESERVE, EntryKind.LOSS)):
             raise LedgerError(f"{kind.name}: bits where none belong, or none", remedy="only RESERVE and LOSS have bits")
         policy = _policy_of(note, self._policy) if kind is EntryKind.POLICY else self.policy
-        totals, losses = self._head.totals, self._losses
-        if charge and kind is EntryKind.RESERVE:
+        totals, losses, numbers_end = self._head.totals, self._losses, self._numbers_end
+        if kind is EntryKind.RESET:
+            _check_reset(note, policy, self._trip)
+        elif kind is EntryKind.NUMBERS:
+            numbers_end = _numbers_end_of(note, numbers_end)
+        elif charge and kind is EntryKind.RESERVE:
+            if self._trip:
+                raise BudgetError(
+                    f"the link is tripped: {self._trip.reason}", remedy="bitweir gate propose, sign, reset"
+                )
             refusal = Budget(policy, totals).refusal(charge.kind, charge.wire_bits)
             if refusal:
                 raise BudgetError(refusal, remedy="only a newer policy, signed by enough people, raises a limit")
@@ -149,8 +187,12 @@ class Chain:
         numbers = (self._head.entry_count, kind, *bits, policy.limit_bits, *totals.wire, *totals.information)
         previous = self._head.entry_hash
         digest = hashlib.sha256(_PREFIX + _HEADER.pack(*numbers, len(note)) + note + previous).digest()
+        if kind is EntryKind.TRIP:
+            self._trip = self._trip or Trip(self._head.entry_count, digest, note.decode("ascii", "replace"))
+        elif kind is EntryKind.RESET:
+            self._trip = None
         self._head = Head(self._head.entry_count + 1, digest, totals)
-        self._losses, self._policy = losses, policy
+        self._losses, self._policy, self._numbers_end = losses, policy, numbers_end
         return (*map(int, numbers), note, previous, digest)
 
     def check(self, row: Sequence[Any]) -> None:
@@ -160,7 +202,7 @@ class Chain:
             LedgerError: it is not the row that `extend` makes.
         """
         kind, traffic, wire_bits, information_bits = row[1:5]
-        before = self._head, self._losses, self._policy
+        before = dict(vars(self))
         name = f"entry {self._head.entry_count}"
         try:
             charge = None if traffic == NO_CLASS else Reservation(TrafficClass(traffic), wire_bits, information_bits)
@@ -169,13 +211,38 @@ class Chain:
             raise LedgerError(f"{name}: {error}", remedy=_EVIDENCE) from error
         wrong = [column for column, value, right in zip(COLUMNS, row, due, strict=True) if value != right]
         if wrong:
-            self._head, self._losses, self._policy = before
+            vars(self).update(before)
             raise LedgerError(f"{name}: not what the entries before it make: {', '.join(wrong)}", remedy=_EVIDENCE)
 
 
 def policy_note(policy: Policy, signatures: Signatures) -> bytes:
     """Return the note of a POLICY entry."""
     return policy.canonical() + b"\n" + format_signatures(signatures)
+
+
+def reset_note(reset: Reset, signatures: Signatures) -> bytes:
+    """Return the note of a RESET entry."""
+    return reset.canonical() + b"\n" + format_signatures(signatures)
+
+
+def numbers_note(end: int) -> bytes:
+    """Return the note of a NUMBERS entry."""
+    return b"%d" % amount(end, "numbers_end")
+
+
+def _check_reset(note: bytes, policy: Policy, trip: Trip | None) -> None:
+    content, _, signatures = note.partition(b"\n")
+    reset = resets.parse(content)
+    if trip is None or (reset.sequence, reset.trip_hash) != (trip.sequence, trip.entry_hash.hex()):
+        raise LedgerError("a reset without its trip", remedy="make it anew: bitweir gate propose")
+    resets.check_signed(reset, parse_signatures(signatures), policy)
+
+
+def _numbers_end_of(note: bytes, before: int) -> int:
+    end = int(note) if _DECIMAL.fullmatch(note) else 0
+    if not before < end <= SEQUENCE_LIMIT:
+        raise LedgerError(f"numbers up to {note!r:.40} after {before}", remedy=f"a larger one, up to {SEQUENCE_LIMIT}")
+    return end
 
 
 def _policy_of(note: bytes, before: Policy | None) -> Policy:

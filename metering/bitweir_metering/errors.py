@@ -14,6 +14,7 @@ MeteringError
 ├── ControlError   a message to the gate that is damaged, forged or old
 ├── SocketError    a local socket that cannot be made
 ├── LedgerError    a ledger that is missing, unsound, in use elsewhere, or closed by an error
+├── TrippedError   a link that was taken down for good
 ├── ProofError     a Merkle proof that does not show what it should
 ├── CheckpointError  bytes that are no checkpoint, or no message to a witness
 └── WitnessError   a witness that cannot run or does not answer, or too few that agree
@@ -84,6 +85,10 @@ class SocketError(MeteringError):
 
 class LedgerError(MeteringError):
     """A ledger that is missing, unsound, in use elsewhere or closed by an error: nothing may leave."""
+
+
+class TrippedError(MeteringError):
+    """A link that was taken down for good: nothing leaves until people have signed a reset."""
 
 
 class ProofError(MeteringError):

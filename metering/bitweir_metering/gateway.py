@@ -11,16 +11,19 @@ Rules:
 3. Missed edges, lapses, trips and the start itself are charged before the next frame leaves.
 4. Frames leave in the order they came in; resends, which outer asks for, come first. A resend repeats the stored bytes.
 5. Model output beyond what outer granted tokens for is refused.
+6. When no lease fits any more, what is needed exactly is asked for; when that is refused too, the class is over: what
+   waits of it is dropped and the others go on.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from bitweir_metering import frame, slots
 from bitweir_metering.breaker import Breaker, Verdict
 from bitweir_metering.budget import Bucket, Totals
-from bitweir_metering.errors import RefusedError
+from bitweir_metering.errors import FullError, RefusedError
 from bitweir_metering.frame import Frame, Payload, TrafficClass
 from bitweir_metering.policy import Policy
 from bitweir_metering.slots import SlotClock
@@ -59,6 +62,10 @@ class _Lease:
     wire_bits: int = 0
     information_bits: int = 0
     is_asked: bool = False
+    is_scarce: bool = False
+    """Whole leases do not fit any more."""
+    is_over: bool = False
+    """Nothing fits any more."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ class Gateway:
     """
 
     def __init__(self, policy: Policy, tag_key: bytes, clock: SlotClock, *, sequence: int = 0) -> None:
-        """Start down, with an empty bucket and nothing leased; the start itself is charged.
+        """Start down, with an empty bucket and nothing leased; the start and the end of the last run are charged.
 
         Args:
             policy: the one in force.
@@ -112,7 +119,17 @@ class Gateway:
         self._lapse_count = 0
         self._was_tripped = False
         self._event_bits = slots.event_bits(policy.epoch_slots)
-        self._timing_owed_bits = self._event_bits
+        self._timing_owed_bits = 2 * self._event_bits
+
+    @property
+    def next_sequence(self) -> int:
+        """The number that the next new frame gets; the gate sees to it that it may have it."""
+        return self._sequence
+
+    @property
+    def unspent(self) -> Mapping[TrafficClass, tuple[int, int]]:
+        """Wire and information bits of each class that are leased and have not left."""
+        return {kind: (lease.wire_bits, lease.information_bits) for kind, lease in self._leases.items()}
 
     @property
     def waiting_count(self) -> int:
@@ -123,13 +140,16 @@ class Gateway:
         """Take a payload of the inner side.
 
         Raises:
-            RefusedError: not a class it may send, too much is waiting, or more output than tokens were granted for.
+            FullError: too much is waiting.
+            RefusedError: not a class it may send, its budget is used up, or more output than tokens were granted for.
             FormError: no such lane.
         """
         if kind not in (TrafficClass.MODEL, TrafficClass.CONTROL, TrafficClass.TUNNEL):
             raise RefusedError(f"class {int(kind)} is not sent from inside", remedy="send model, control or tunnel")
         if len(self._waiting) >= WAITING_MAX:
-            raise RefusedError(f"{WAITING_MAX} payloads are waiting", remedy="send more slowly")
+            raise FullError(f"{WAITING_MAX} payloads are waiting", remedy="send more slowly")
+        if self._leases[kind].is_over:
+            raise RefusedError(f"the budget of class {int(kind)} is used up", remedy="only a signed policy raises it")
         if kind is TrafficClass.MODEL and payload.count > self._model_bits_left:
             raise RefusedError("more model output than tokens were granted for", remedy="answer open requests only")
         Frame(kind, lane, 0, payload)
@@ -145,6 +165,7 @@ class Gateway:
         """Outer misses a frame. Ignored where it is not kept, was sent often enough, or too much is asked for."""
         if (
             sequence in self._stored
+            and not self._leases[TrafficClass.RESEND].is_over
             and self._sent_again.get(sequence, 0) < self._policy.resends_max
             and len(self._resends) < RESENDS_WAITING_MAX
         ):
@@ -157,6 +178,15 @@ class Gateway:
         lease.wire_bits += amount(need.wire_bits, "leased wire bits")
         lease.information_bits += amount(need.information_bits, "leased information bits")
         lease.is_asked = False
+
+    def refuse(self, need: Need) -> None:
+        """The ledger has not reserved what was asked for; nothing was charged."""
+        lease = self._leases[need.kind]
+        lease.is_asked, lease.is_over, lease.is_scarce = False, lease.is_scarce, True
+        if lease.is_over:
+            self._waiting = deque(one for one in self._waiting if one[0] is not need.kind)
+            if need.kind is TrafficClass.RESEND:
+                self._resends.clear()
 
     def tick(self, now_ns: int) -> list[Need | Release]:
         """Do what is due at this time; call it at least once a slot, and after anything changed.
@@ -244,9 +274,10 @@ class Gateway:
             lease.information_bits -= information_bits
             self.spent = self.spent.plus(kind, wire_bits, information_bits)
             return True
-        if not lease.is_asked:
+        if not lease.is_asked and not lease.is_over:
             lease.is_asked = True
-            more = max(self._lease_bits(kind), wire_bits - lease.wire_bits)
+            missing_bits = max(wire_bits - lease.wire_bits, information_bits - lease.information_bits)
+            more = missing_bits if lease.is_scarce else max(self._lease_bits(kind), missing_bits)
             # Information is topped up to what so many wire bits can say at most; a resend says nothing new.
             most = 0 if kind is TrafficClass.RESEND else lease.wire_bits + more - lease.information_bits
             out.append(Need(kind, more, max(most, information_bits - lease.information_bits, 0)))

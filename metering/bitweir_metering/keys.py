@@ -1,12 +1,14 @@
-"""Ed25519 keys and the files they live in.
+"""Ed25519 keys and shared keys, and the files they live in.
 
 Rules:
 1. A private key is one PKCS #8 PEM file, not encrypted, mode 0600: its protection is that nobody else can open it.
+   A shared key, which two sides of a link hold, is 64 hexadecimal digits and a newline, protected in the same way.
 2. A file that its group or others may open in any way is refused, on writing before the key is in it.
 3. A key file is never overwritten.
 """
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Final
@@ -19,6 +21,7 @@ from bitweir_metering.errors import KeyFileError
 
 PUBLIC_KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+SHARED_KEY_BYTES: Final = 32
 # A PKCS #8 PEM file of an Ed25519 key has 119 bytes; the rest is room for text around it.
 KEY_FILE_BYTES_MAX: Final = 4096
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -64,6 +67,32 @@ def new(path: Path) -> bytes:
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    _write_new(path, pem)
+    return public_key(private)
+
+
+def new_shared(path: Path) -> None:
+    """Make a shared key and write it to a new file, durably.
+
+    Raises:
+        KeyFileError: there is a file already, or none can be written that is closed to others.
+    """
+    _write_new(path, os.urandom(SHARED_KEY_BYTES).hex().encode() + b"\n")
+
+
+def load_shared(path: Path) -> bytes:
+    """Read a shared key, 32 bytes.
+
+    Raises:
+        KeyFileError: no such file, others may open it, or it holds no shared key.
+    """
+    content = _read_closed(path, "bitweir keys shared makes one")
+    if not re.fullmatch(rb"[0-9a-f]{%d}\n" % (2 * SHARED_KEY_BYTES), content):
+        raise KeyFileError(f"{path} holds no shared key", remedy="bitweir keys shared makes one")
+    return bytes.fromhex(content.decode("ascii"))
+
+
+def _write_new(path: Path, content: bytes) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as error:
@@ -74,7 +103,7 @@ def new(path: Path) -> bytes:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)
             _check_closed(descriptor, path)
-            file.write(pem)
+            file.write(content)
             file.flush()
             os.fsync(descriptor)
         _sync_folder(path.parent)
@@ -84,7 +113,6 @@ def new(path: Path) -> bytes:
     except KeyFileError:
         path.unlink(missing_ok=True)
         raise
-    return public_key(private)
 
 
 def load(path: Path) -> Ed25519PrivateKey:
@@ -93,6 +121,19 @@ def load(path: Path) -> Ed25519PrivateKey:
     Raises:
         KeyFileError: no such file, others may open it, or it holds no Ed25519 key that needs no password.
     """
+    remedy = "bitweir keys new makes one"
+    content = _read_closed(path, remedy)
+    try:
+        private = serialization.load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
+        raise KeyFileError(f"{path} is no unencrypted PKCS #8 PEM file", remedy=remedy) from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise KeyFileError(f"{path} holds a key of another kind than Ed25519", remedy=remedy)
+    return private
+
+
+def _read_closed(path: Path, remedy: str) -> bytes:
+    """Return the content of a file that nobody else may open."""
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for somebody to write.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -102,17 +143,10 @@ def load(path: Path) -> Ed25519PrivateKey:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise KeyFileError(f"cannot read {path}: {error.strerror}", remedy="bitweir keys new makes one") from error
-    remedy = "bitweir keys new makes one"
+        raise KeyFileError(f"cannot read {path}: {error.strerror}", remedy=remedy) from error
     if len(content) > KEY_FILE_BYTES_MAX:
         raise KeyFileError(f"{path} is no key file: longer than {KEY_FILE_BYTES_MAX} bytes", remedy=remedy)
-    try:
-        private = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
-        raise KeyFileError(f"{path} is no unencrypted PKCS #8 PEM file", remedy=remedy) from error
-    if not isinstance(private, Ed25519PrivateKey):
-        raise KeyFileError(f"{path} holds a key of another kind than Ed25519", remedy=remedy)
-    return private
+    return content
 
 
 def _check_closed(descriptor: int, path: Path) -> None:

@@ -20,15 +20,28 @@ from typing import Final
 
 from bitweir_metering import ledger_file as file
 from bitweir_metering.budget import Totals
-from bitweir_metering.entries import Chain, EntryKind, Head, Lease, Reservation, Row, policy_note
+from bitweir_metering.entries import (
+    Chain,
+    EntryKind,
+    Head,
+    Lease,
+    Reservation,
+    Row,
+    Trip,
+    numbers_note,
+    policy_note,
+    reset_note,
+)
 from bitweir_metering.errors import BudgetError, LedgerError
 from bitweir_metering.ledger_file import Report, export, verify
 from bitweir_metering.policy import Policy, Signatures
-from bitweir_metering.units import amount
+from bitweir_metering.resets import Reset
+from bitweir_metering.units import amount, positive
 
 __all__ = ["EntryKind", "Head", "Lease", "Ledger", "Report", "Reservation", "export", "verify"]
 
 REQUESTS_MAX: Final = 4096  # reservations of one transaction
+REASON_BYTES_MAX: Final = 200  # of a trip
 HASHES_MAX: Final = 100_000  # hashes of one answer: 3.2 MB
 CHECKPOINT_ENTRIES: Final = 1000  # between checkpoints: the log of leases stays at a few MiB
 
@@ -125,6 +138,11 @@ class Ledger:
         return self._chain.head.totals
 
     @property
+    def tripped(self) -> Trip | None:
+        """The trip that nobody has reset, if there is one."""
+        return self._chain.trip
+
+    @property
     def losses(self) -> Totals:
         """What of it crashes wasted, as far as it was recorded."""
         return self._chain.losses
@@ -151,18 +169,45 @@ class Ledger:
         self._commit(rows, chain)
         return answers
 
-    def append(self, kind: EntryKind, note: bytes) -> int:
-        """Write a TRIP, RESET or EVENT; return its sequence number when it is durable.
+    def trip(self, reason: str) -> int:
+        """Take the link down for good: nothing is reserved until a reset. See `reset`; return the entry's number.
 
         Raises:
-            LedgerError: another kind, a note that is too long, or the ledger is closed.
+            LedgerError: the ledger is closed.
         """
-        if kind not in (EntryKind.TRIP, EntryKind.RESET, EntryKind.EVENT):
-            raise LedgerError(f"cannot append {kind!r:.40}", remedy="append TRIP, RESET or EVENT")
-        return self._add(kind, note)
+        return self._add(EntryKind.TRIP, reason.encode("ascii", "replace")[:REASON_BYTES_MAX])
+
+    def reset(self, reset: Reset, signatures: Signatures) -> int:
+        """Let reservations be made again after a trip; return the entry's number when it is durable.
+
+        Raises:
+            LedgerError: not of the trip that is in force, or the ledger is closed.
+            PolicyError: not signed by enough of the policy's signers.
+        """
+        return self._add(EntryKind.RESET, reset_note(reset, signatures))
+
+    def event(self, note: bytes) -> int:
+        """Write what is worth keeping; return the entry's number when it is durable.
+
+        Raises:
+            LedgerError: a note that is too long, or the ledger is closed.
+        """
+        return self._add(EntryKind.EVENT, note)
+
+    def give_numbers(self, count: int) -> range:
+        """Return the next numbers for frames, durably given out: nobody gets them again.
+
+        Raises:
+            LedgerError: there are no more, or the ledger is closed.
+            UnitError: the count is no amount above 0.
+        """
+        start = self._chain.numbers_end
+        end = start + positive(count, "count")
+        self._add(EntryKind.NUMBERS, numbers_note(end))
+        return range(start, end)
 
     def record_loss(self, loss: Reservation, note: bytes = b"") -> int:
-        """Write what of the reserved bits a crash wasted, for people; no total changes. See `append`.
+        """Write what of the reserved bits was never sent, for people; no total changes. Return the entry's number.
 
         Raises:
             LedgerError: more lost than was ever reserved, or the ledger is closed.
@@ -171,7 +216,7 @@ class Ledger:
         return self._add(EntryKind.LOSS, note, loss)
 
     def replace_policy(self, policy: Policy, signatures: Signatures) -> int:
-        """Let another policy hold from here on; see `append`.
+        """Let another policy hold from here on; return the entry's number.
 
         Raises:
             PolicyError: not the next one, or not signed by enough signers of the one in force.

@@ -70,6 +70,8 @@ def _print(report: Report, *, json: bool) -> None:
         return
     for name in ("lineage", "link", "policy_serial", "entry_count", "entry_hash"):
         typer.echo(f"{name.replace('_', ' '):<14} {document[name]}")
+    if document["tripped"]:
+        typer.echo(f"{'tripped':<14} by entry {document['tripped']['sequence']}: {document['tripped']['reason']}")
     for name in ("limit_bits", "reserved_bits", "crash_loss_bits"):
         bits = document[name]
         typer.echo(f"{name.removesuffix('_bits').replace('_', ' '):<14} {bits} bits ({_size(bits)})")
@@ -91,6 +93,7 @@ def _document(report: Report) -> dict[str, Any]:
         "limit_bits": policy and policy.limit_bits,
         "reserved_bits": head.totals.wire_bits,
         "crash_loss_bits": report.losses.wire_bits,
+        "tripped": report.trip and {"sequence": report.trip.sequence, "reason": report.trip.reason},
         "wire_bits": _by_class(head.totals.wire),
         "information_bits": _by_class(head.totals.information),
     }

@@ -29,6 +29,7 @@ from bitweir_metering.entries import (
     Chain,
     EntryKind,
     Head,
+    Trip,
 )
 from bitweir_metering.errors import LedgerError
 from bitweir_metering.frame import TrafficClass
@@ -94,6 +95,7 @@ class Report:
         problems: one line each; none means sound.
         head: count, last hash and totals.
         losses: what crashes wasted, as far as it was recorded.
+        trip: the one that nobody has reset, if there is one.
         policy: the one in force; None where not even the first entry is sound.
     """
 
@@ -101,6 +103,7 @@ class Report:
     head: Head
     losses: Totals
     policy: Policy | None
+    trip: Trip | None
 
     @property
     def ok(self) -> bool:
@@ -129,7 +132,8 @@ def verify(path: Path) -> Report:
         problems.append(str(error))
     except FAILURES as error:
         problems.append(reason(error))
-    return Report(tuple(problems), chain.head, chain.losses, chain.policy if chain.head.entry_count else None)
+    policy = chain.policy if chain.head.entry_count else None
+    return Report(tuple(problems), chain.head, chain.losses, policy, chain.trip)
 
 
 def export(path: Path) -> Iterator[str]:

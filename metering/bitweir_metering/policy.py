@@ -321,9 +321,8 @@ def format_signatures(signatures: Signatures) -> bytes:
     return (json.dumps({"signatures": pairs}, indent=1, sort_keys=True) + "\n").encode("ascii")
 
 
-def verified(policy: Policy, signatures: Signatures) -> Signatures:
-    """Return the signatures that are valid and of this policy, whoever made them."""
-    message = policy.message()
+def valid_signatures(message: bytes, signatures: Signatures) -> Signatures:
+    """Return the signatures that are valid and of this message, whoever made them."""
     return {key: signature for key, signature in signatures.items() if verify(key, signature, message)}
 
 
@@ -347,7 +346,7 @@ def check_signed(policy: Policy, signatures: Signatures, before: Policy | None) 
             remedy="another lineage or link starts its own ledger",
         )
     quorum = (policy if before is None else before).signers
-    valid_count = len(set(quorum.keys) & set(verified(policy, signatures)))
+    valid_count = len(set(quorum.keys) & set(valid_signatures(policy.message(), signatures)))
     if valid_count < quorum.threshold:
         raise PolicyError(
             f"{valid_count} valid signatures of the {quorum.threshold} that policy serial {policy.serial} needs",

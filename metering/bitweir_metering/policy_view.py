@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from bitweir_metering.errors import PolicyError
-from bitweir_metering.policy import S_PER_DAY, Policy, Signatures, check_signed, verified
+from bitweir_metering.policy import S_PER_DAY, Policy, Signatures, check_signed, valid_signatures
 from bitweir_metering.units import BITS_PER_BYTE, NS_PER_S, format_bytes
 
 # How many times smaller an attacker may make the weights before sending them.
@@ -20,7 +20,7 @@ def document(policy: Policy, signatures: Signatures, before: Policy | None) -> d
         signatures: what came with it.
         before: the policy in force, if this one is to follow it.
     """
-    valid = verified(policy, signatures)
+    valid = valid_signatures(policy.message(), signatures)
     judged_by = before or (policy if policy.serial == 1 else None)
     missing = _missing(policy, signatures, before)
     return {

@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from bitweir_metering import ledger as ledger_module
 from bitweir_metering.errors import BudgetError, LedgerError, PolicyError, UnitError
 from bitweir_metering.frame import TrafficClass
-from bitweir_metering.ledger import EntryKind, Lease, Ledger, Reservation, verify
+from bitweir_metering.ledger import Lease, Ledger, Reservation, verify
 from bitweir_metering.policy import Policy
-from tests.unit.metering.example_ledger import copied, created, opened, raised, small_policy
+from tests.unit.metering.example_ledger import copied, created, opened, raised, signed_reset, small_policy
 from tests.unit.metering.example_policy import signed
 
 BITS = st.one_of(st.integers(1, 200_000), st.sampled_from([1, 20_000, 20_001, 10**6, 10**6 + 1, (1 << 62) - 1]))
@@ -45,6 +45,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.information = dict.fromkeys(TrafficClass, 0)
         self.lost = dict.fromkeys(TrafficClass, 0)
         self.entries = 1
+        self.numbers = 0
         self.hashes: list[bytes] = []
         self.highest = 0
         self.ledger = created(self.path)
@@ -55,6 +56,8 @@ class LedgerMachine(RuleBasedStateMachine):
             shutil.rmtree(self.root)
 
     def fits(self, request: Reservation) -> bool:
+        if self.ledger.tripped:
+            return False
         in_class = self.wire[request.kind] + request.wire_bits <= self.policy.class_limits[request.kind]
         return in_class and sum(self.wire.values()) + request.wire_bits <= self.policy.limit_bits
 
@@ -71,9 +74,27 @@ class LedgerMachine(RuleBasedStateMachine):
             else:
                 assert isinstance(answer, BudgetError)
 
-    @rule(kind=st.sampled_from([EntryKind.TRIP, EntryKind.RESET, EntryKind.EVENT]), note=st.binary(max_size=300))
-    def append(self, kind: EntryKind, note: bytes) -> None:
-        assert self.ledger.append(kind, note) == self.entries
+    @rule(note=st.binary(max_size=300))
+    def event(self, note: bytes) -> None:
+        assert self.ledger.event(note) == self.entries
+        self.entries += 1
+
+    @rule(count=st.integers(1, 1000))
+    def give_numbers(self, count: int) -> None:
+        given = self.ledger.give_numbers(count)
+        assert (given.start, len(given)) == (self.numbers, count)
+        self.numbers = given.stop
+        self.entries += 1
+
+    @rule(reason=st.text(max_size=300))
+    def trip(self, reason: str) -> None:
+        assert self.ledger.trip(reason) == self.entries
+        self.entries += 1
+
+    @precondition(lambda self: self.ledger.tripped is not None)
+    @rule()
+    def reset(self) -> None:
+        assert self.ledger.reset(*signed_reset(self.ledger)) == self.entries
         self.entries += 1
 
     @rule(loss=REQUESTS)
@@ -124,6 +145,7 @@ class LedgerMachine(RuleBasedStateMachine):
         report = verify(copied(self.path, self.root / "copy"))
         assert report.ok, report.problems
         assert report.head == self.ledger.head
+        assert report.trip == self.ledger.tripped
         assert report.policy == self.ledger.policy == self.policy
         assert report.entry_count == self.entries
         assert report.totals.wire == tuple(self.wire.values())

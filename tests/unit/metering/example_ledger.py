@@ -13,9 +13,10 @@ from typing import Any
 
 from bitweir_metering import ledger_file
 from bitweir_metering.frame import TrafficClass
-from bitweir_metering.ledger import EntryKind, Ledger, Reservation
+from bitweir_metering.ledger import Ledger, Reservation
 from bitweir_metering.policy import Policy
-from tests.unit.metering.example_policy import policy, signed
+from bitweir_metering.resets import Reset
+from tests.unit.metering.example_policy import PRIVATE, PUBLIC, policy, signed
 
 LIMIT_BITS = 10**6
 CLASS_LIMITS = dict.fromkeys(TrafficClass, LIMIT_BITS) | {TrafficClass.CONTROL: 20_000, TrafficClass.TUNNEL: 0}
@@ -57,15 +58,23 @@ def filled(path: Path) -> Ledger:
     """A ledger with an entry of every kind, sixteen of them."""
     ledger = created(path)
     ledger.reserve([model(), model(8), Reservation(TrafficClass.TIMING, 100, 100)])
-    ledger.append(EntryKind.EVENT, b"started")
-    ledger.append(EntryKind.TRIP, b"meters disagree")
-    ledger.append(EntryKind.RESET, b"somebody looked")
+    ledger.event(b"started")
+    ledger.trip("meters disagree")
+    ledger.reset(*signed_reset(ledger))
     ledger.record_loss(model(5_000), b"crash")
     later = raised(2, 2 * LIMIT_BITS)
     ledger.replace_policy(later, signed(later, 0, 1))
     for count in range(7):
         ledger.reserve([Reservation(TrafficClass.CONTROL, 1_000 + count, count)])
     return ledger
+
+
+def signed_reset(ledger: Ledger, *numbers: int) -> tuple[Reset, dict[bytes, bytes]]:
+    """A reset of the trip in force, signed by the keys with these numbers; by default, by enough of them."""
+    trip = ledger.tripped
+    assert trip is not None
+    reset = Reset(ledger.policy.lineage, ledger.policy.link, trip.sequence, trip.entry_hash.hex(), "somebody looked")
+    return reset, {PUBLIC[number]: PRIVATE[number].sign(reset.message()) for number in numbers or (0, 1)}
 
 
 def copied(path: Path, folder: Path) -> Path:

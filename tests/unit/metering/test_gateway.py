@@ -127,8 +127,8 @@ def test_presence_is_paid_for_each_epoch_and_events_as_they_come() -> None:
     door, event = Door(policy(epoch_slots=100)), slots.event_bits(100)
     timing = TrafficClass.TIMING
     door.run(0, 3000, step_ms=10)
-    # The start, and three epochs of 100 slots.
-    expected = event + 3 * 101
+    # The end of the run before, the start, and three epochs of 100 slots.
+    expected = 2 * event + 3 * 101
     assert door.gateway.spent.wire[timing] == expected
     # Seven missed edges are one event; so are a lapse and a trip, with the edges missed meanwhile.
     door.run(3070, 3090, step_ms=10)

@@ -14,7 +14,7 @@ from bitweir_metering import ledger as ledger_module
 from bitweir_metering import ledger_file
 from bitweir_metering.entries import Chain
 from bitweir_metering.errors import LedgerError
-from bitweir_metering.ledger import EntryKind, Ledger, verify
+from bitweir_metering.ledger import Ledger, verify
 from tests.unit.metering.example_ledger import LIMIT_BITS, created, forked, log_of, model, opened, raised
 from tests.unit.metering.example_policy import signed
 
@@ -38,7 +38,9 @@ def every_action(ledger: Ledger) -> list[Callable[[], object]]:
     return [
         lambda: ledger.reserve([model()]),
         lambda: ledger.reserve([]),
-        lambda: ledger.append(EntryKind.EVENT, b""),
+        lambda: ledger.event(b""),
+        lambda: ledger.trip("reason"),
+        lambda: ledger.give_numbers(1),
         lambda: ledger.record_loss(model(8)),
         lambda: ledger.replace_policy(later, signed(later, 0, 1)),
         lambda: ledger.hashes(0, 1),
@@ -155,7 +157,7 @@ def test_a_file_that_was_moved_away_closes_the_ledger(path: Path, which: str, ho
     with pytest.raises(LedgerError, match=r"moved or replaced|No such file"):
         ledger.reserve([model()])
     with pytest.raises(LedgerError, match="is closed"):
-        ledger.append(EntryKind.EVENT, b"")
+        ledger.event(b"")
     ledger.close()
 
 
@@ -165,7 +167,7 @@ def test_a_full_database_closes_the_ledger(path: Path) -> None:
     ledger._connection.execute("PRAGMA max_page_count = 2")
     with pytest.raises(LedgerError, match="full"):
         for _ in range(3):
-            ledger.append(EntryKind.EVENT, b"x" * 60_000)
+            ledger.event(b"x" * 60_000)
     with pytest.raises(LedgerError, match="is closed"):
         ledger.reserve([model()])
     ledger.close()

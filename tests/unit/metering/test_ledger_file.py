@@ -138,7 +138,7 @@ def test_the_table_refuses_what_no_entry_can_be(sound: Path, tmp_path: Path, col
 
 @pytest.mark.parametrize(
     "changes",
-    [{"kind": 6}, {"kind": 1}, {"class": 0}, {"wire_bits": 5}, {"class": 0, "wire_bits": 5}],
+    [{"kind": 7}, {"kind": 1}, {"class": 0}, {"wire_bits": 5}, {"class": 0, "wire_bits": 5}],
 )
 def test_the_table_refuses_bits_where_none_belong(sound: Path, tmp_path: Path, changes: dict[str, int]) -> None:
     path = copied(sound, tmp_path)
@@ -330,7 +330,7 @@ def test_a_log_cut_anywhere_leaves_an_earlier_state_and_never_another_one(path: 
         heads = [ledger.head]
         for count in range(12):
             if count % 4 == 3:
-                ledger.append(EntryKind.EVENT, bytes([count]) * 9_000)
+                ledger.event(bytes([count]) * 9_000)
             else:
                 ledger.reserve([model(1_000 + count)])
             heads.append(ledger.head)
