@@ -265,28 +265,35 @@ class Gate:
         return True
 
 
-def serve(gate: Gate, server: LocalServer, control: socket.socket, slot_ns: int, is_over: Callable[[], bool]) -> None:
-    """Run the gate on CLOCK_MONOTONIC until it is over.
+def serve(
+    gate: Gate,
+    server: LocalServer,
+    control: socket.socket,
+    slot_ns: int,
+    is_over: Callable[[], bool],
+    clock: Callable[[], int] = time.monotonic_ns,
+) -> None:
+    """Run the gate until it is over.
 
     Raises:
         MeteringError: what ended it before; see `Gate.step`.
     """
     server.watch(control)
     while not is_over():
-        to_edge_ns = slot_ns - time.monotonic_ns() % slot_ns
+        to_edge_ns = slot_ns - clock() % slot_ns
         for ready in server.ready(to_edge_ns / NS_PER_S):
-            _serve_one(gate, server, control, ready)
-        gate.step(time.monotonic_ns())
+            _serve_one(gate, server, control, ready, clock())
+        gate.step(clock())
 
 
-def _serve_one(gate: Gate, server: LocalServer, control: socket.socket, ready: socket.socket) -> None:
+def _serve_one(gate: Gate, server: LocalServer, control: socket.socket, ready: socket.socket, now_ns: int) -> None:
     try:
         content = ready.recv(max(MESSAGE_BYTES, REQUEST_BYTES_MAX) + 1)
     except OSError:
         server.drop(ready)
         return
     if ready is control:
-        gate.control(content, time.monotonic_ns())
+        gate.control(content, now_ns)
         return
     status = gate.submit(content)
     server.send(ready, ANSWER.pack(VERSION, status))
@@ -294,12 +301,12 @@ def _serve_one(gate: Gate, server: LocalServer, control: socket.socket, ready: s
         server.drop(ready)
 
 
-def say(event: str, **fields: object) -> None:
+def say(event: str, *, clock: Callable[[], int] = time.monotonic_ns, **fields: object) -> None:
     """Write a line for the gate's own people."""
-    sys.stderr.write(json.dumps({"event": event, "monotonic_ns": time.monotonic_ns(), **fields}) + "\n")
+    sys.stderr.write(json.dumps({"event": event, "monotonic_ns": clock(), **fields}) + "\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, clock: Callable[[], int] = time.time_ns) -> None:
     """Let through the link what POLICY.toml allows, until SIGTERM (exit 0), an error (1) or a trip (3)."""
     words = _parsed(arguments)
     os.umask(0o077)
@@ -320,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 ledger,
                 witnesses,
                 keys,
-                realtime_ns=time.time_ns(),
+                realtime_ns=clock(),
                 send=lambda content: control.sendto(content, words.outer),
                 say=say,
             )

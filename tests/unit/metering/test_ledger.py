@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 from bitweir_metering import ledger as ledger_module
 from bitweir_metering import ledger_file
-from bitweir_metering.entries import Chain, policy_note
+from bitweir_metering.entries import Chain
 from bitweir_metering.errors import BudgetError, LedgerError, MeteringError, PolicyError, UnitError
 from bitweir_metering.frame import TrafficClass
 from bitweir_metering.ledger import EntryKind, Lease, Ledger, Reservation, verify
@@ -31,10 +30,9 @@ from tests.unit.metering.example_ledger import (
     opened,
     place,
     raised,
-    signed_reset,
     small_policy,
 )
-from tests.unit.metering.example_policy import PRIVATE, PUBLIC, policy, signed
+from tests.unit.metering.example_policy import signed
 
 NO_AMOUNTS = [True, False, -1, 1.0, float("nan"), float("inf"), 1 << 62, 1 << 80, "1", None, b"1"]
 
@@ -391,70 +389,6 @@ def test_events_are_written_and_change_no_total(path: Path) -> None:
                 ledger.event(note)
         assert ledger.totals == totals
         assert ledger.head.entry_count == 3
-
-
-def test_a_tripped_ledger_reserves_nothing_until_enough_people_have_signed(path: Path) -> None:
-    with created(path) as ledger:
-        ledger.reserve([model()])
-        assert ledger.trip("meters disagree: \N{GREEK SMALL LETTER DELTA}" + "x" * 300) == 2
-        assert ledger.tripped is not None
-        assert ledger.tripped.reason.startswith("meters disagree: ?x")
-        assert len(ledger.tripped.reason) == 200
-        first = ledger.tripped
-        (refusal,) = ledger.reserve([model()])
-        assert isinstance(refusal, BudgetError)
-        assert "is tripped: meters disagree" in str(refusal)
-        reset, signatures = signed_reset(ledger)
-        other = replace(reset, link="other")
-        for bad in (
-            (reset, {}),
-            (reset, dict([next(iter(signatures.items()))])),
-            (other, {PUBLIC[number]: PRIVATE[number].sign(other.message()) for number in (0, 1)}),
-            (replace(reset, reason="no"), signatures),
-        ):
-            with pytest.raises(PolicyError):
-                ledger.reset(*bad)
-        for field, value in (("sequence", 1), ("trip_hash", "00" * 32)):
-            with pytest.raises(LedgerError, match="without its trip"):
-                ledger.reset(replace(reset, **{field: value}), signatures)
-        # A second trip does not hide the first.
-        assert ledger.trip("again") == 3
-        assert ledger.tripped == first
-        assert ledger.reset(reset, signatures) == 4
-        assert ledger.tripped is None
-        assert isinstance(ledger.reserve([model()])[0], Lease)
-        ledger.trip("later")
-        with pytest.raises(LedgerError, match="without its trip"):
-            ledger.reset(reset, signatures)
-    with opened(path) as ledger:
-        assert ledger.tripped is not None
-        assert ledger.tripped.reason == "later"
-    assert verify(path).ok
-
-
-def test_numbers_of_frames_are_given_out_once(path: Path) -> None:
-    with created(path) as ledger:
-        assert ledger.give_numbers(10) == range(10)
-        assert ledger.give_numbers(5) == range(10, 15)
-        for count in (0, -1, True, 1.0):
-            with pytest.raises(UnitError):
-                ledger.give_numbers(count)
-    with opened(path) as ledger:
-        assert ledger.give_numbers((1 << 32) - 15) == range(15, 1 << 32)
-        with pytest.raises(LedgerError, match="numbers up to"):
-            ledger.give_numbers(1)
-    assert verify(path).ok
-
-
-@pytest.mark.parametrize(
-    "note", [b"", b"0", b"10", b"9", b"011", b"+11", b"11 ", b"1_1", b"x", b"4294967297", b"9" * 30]
-)
-def test_numbers_have_one_form_and_only_grow(note: bytes) -> None:
-    chain = Chain()
-    chain.extend(EntryKind.POLICY, policy_note(policy(), signed(policy(), 0, 1)))
-    chain.extend(EntryKind.NUMBERS, b"10")
-    with pytest.raises(LedgerError, match="numbers up to"):
-        chain.extend(EntryKind.NUMBERS, note)
 
 
 def test_losses_are_kept_apart_and_never_exceed_what_was_reserved(path: Path) -> None:
