@@ -270,6 +270,7 @@ def serve(
     server: LocalServer,
     control: socket.socket,
     slot_ns: int,
+    *,
     is_over: Callable[[], bool],
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> None:
@@ -333,7 +334,7 @@ def main(arguments: Sequence[str] | None = None, clock: Callable[[], int] = time
             )
             if words.inner_user in (None, os.getuid()):
                 say("not isolated", reason="inner runs as the gate's own user: it could read the keys")
-            serve(gate, server, control, ledger.policy.slot_ns, lambda: bool(stopped))
+            serve(gate, server, control, ledger.policy.slot_ns, is_over=lambda: bool(stopped))
             gate.stop()
     except MeteringError as error:
         say("ended", reason=str(error), remedy=error.remedy)
