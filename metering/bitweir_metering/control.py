@@ -69,7 +69,7 @@ class Message:
     """One message; times and numbers are integers from 0 to 2**62 - 1.
 
     Raises:
-        ControlError: a number is out of range, or is given where none belongs.
+        ControlError: no kind, a number out of range, or one where none belongs.
     """
 
     kind: Control
@@ -78,6 +78,8 @@ class Message:
     second: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kind, Control):
+            raise ControlError(f"{self.kind!r:.40} is no kind", remedy="use one of control.Control")
         numbers = (self.time_ns, self.first, self.second)
         if any(type(number) is not int or not 0 <= number < AMOUNT_LIMIT for number in numbers):
             raise ControlError(f"{self.kind.name} with {numbers}", remedy="whole numbers below 2**62")

@@ -74,6 +74,7 @@ class GateClient:
         """Hand a payload over; return when the gate has taken it.
 
         Raises:
+            FormError: no such class or lane; nothing was sent.
             FullError: too many are waiting; try again.
             RefusedError: it will not be sent.
             SocketError: the gate did not answer; it may have taken it. This client is closed.
@@ -95,7 +96,13 @@ class GateClient:
 
 
 def request(kind: TrafficClass, lane: int, payload: Payload) -> bytes:
-    """Return the bytes of a request."""
+    """Return the bytes of a request.
+
+    Raises:
+        FormError: no such class or lane.
+    """
+    if not isinstance(kind, TrafficClass) or type(lane) is not int or lane not in range(LANES):
+        raise FormError(f"class {kind!r:.40}, lane {lane!r:.40}", remedy=f"a TrafficClass, lanes 0 to {LANES - 1}")
     size = (payload.count + 7) // 8
     bits = (payload.value << (8 * size - payload.count)).to_bytes(size, "big")
     return HEADER.pack(VERSION, kind, lane, payload.count) + bits
