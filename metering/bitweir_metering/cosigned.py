@@ -111,6 +111,8 @@ class Connection:
                 return client, client.latest()
             except WitnessError as refusal:
                 error = refusal
+                if isinstance(refusal.__cause__, OSError):  # nobody answers: another key would not help
+                    break
         raise error
 
 
