@@ -5,6 +5,7 @@ Rules:
    A shared key, which two sides of a link hold, is 64 hexadecimal digits and a newline, protected in the same way.
 2. A file that its group or others may open in any way is refused, on writing before the key is in it.
 3. A key file is never overwritten.
+4. What reads and writes private keys loads its library itself: the gate, which only verifies, does without.
 """
 
 import os
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from bitweir_metering.errors import KeyFileError
@@ -63,6 +63,8 @@ def new(path: Path) -> bytes:
     Raises:
         KeyFileError: there is a file already, or none can be written that is closed to others.
     """
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - rule 4
+
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -121,6 +123,8 @@ def load(path: Path) -> Ed25519PrivateKey:
     Raises:
         KeyFileError: no such file, others may open it, or it holds no Ed25519 key that needs no password.
     """
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 - rule 4
+
     remedy = "bitweir keys new makes one"
     content = _read_closed(path, remedy)
     try:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECTOR_BYTES = 512
-TRACED = "openat,close,pwrite64,write,fdatasync,fsync,ftruncate,unlink,link"
+TRACED = "openat,close,pwrite64,write,fdatasync,fsync,ftruncate,unlink,link,sendto"
 CALL = re.compile(r"(?:\d+ +)?(\w+)\((.*)\) += (-?\d+)")
 BYTES = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
@@ -110,9 +110,15 @@ class Disk:
         return {name: file.torn(generator) for name, file in names.items()}
 
 
-def images(record: Path, folder: Path) -> Iterator[Disk]:
-    """Yield the disk at every send (a write to descriptor 1), just before the bytes are out."""
-    disk = Disk(str(folder))
+def images(record: Path, folder: Path, start: Disk | None = None) -> Iterator[Disk]:
+    """Yield the disk at every send (a write to descriptor 1, or a datagram), just before the bytes are out.
+
+    Args:
+        record: what a recorder wrote.
+        folder: the one that is watched.
+        start: what was there before; by default, nothing.
+    """
+    disk = start or Disk(str(folder))
     for line in record.read_text().splitlines():
         found = CALL.match(line)
         if not found or int(found.group(3)) < 0:
@@ -120,9 +126,9 @@ def images(record: Path, folder: Path) -> Iterator[Disk]:
         call, arguments, result = found.group(1), found.group(2), int(found.group(3))
         texts = [bytes.fromhex(text.replace("\\x", "")) for text in BYTES.findall(arguments)]
         words = BYTES.sub("", arguments).split(", ")
-        if call == "write":
-            if words[0] == "1":
-                yield disk
+        if "AF_INET" in arguments if call == "sendto" else call == "write" and words[0] == "1":
+            yield disk
+        if call in {"sendto", "write"}:
             continue
         disk.apply(call, words, texts, result)
 

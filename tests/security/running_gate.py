@@ -4,20 +4,19 @@ What leaves is read from a UDP socket, as outer would; permits are sent as recon
 reconciled here.
 """
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bitweir_metering import control, frame, keys, ledger_file
 from bitweir_metering.control import Control, Message
@@ -48,6 +47,8 @@ class World:
     changes: dict[str, Any] = field(default_factory=dict)
     """Of the policy."""
     arguments: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    module: str = "bitweir_metering.gate"
     gate: subprocess.Popen[str] | None = None
     witness: subprocess.Popen[str] | None = None
     received: list[bytes] = field(default_factory=list)
@@ -94,12 +95,14 @@ class World:
         assert set(policy.signers.keys) <= set(PUBLIC)
         return policy
 
-    def start_witness(self) -> None:
+    def start_witness(self, client_user: int | None = None) -> None:
         """Start it, the first time with a new store."""
         command = [sys.executable, "-m", "bitweir_metering.witness_server", str(self.folder / "signed")]
         command += [str(self.witness_socket), "--key", str(self.witness_key)]
         if not (self.folder / "signed").exists():
             command += ["--new", self.policy.lineage, self.policy.link]
+        if client_user is not None:
+            command += ["--client-user", str(client_user)]
         self.witness = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         wait_for(self.witness_socket.is_socket)
 
@@ -107,14 +110,14 @@ class World:
         """Kill it."""
         assert self.witness is not None
         self.witness.kill()
-        self.witness.wait()
+        self.witness.communicate()
         self.witness_socket.unlink(missing_ok=True)
 
     @property
     def command(self) -> list[str]:
         """How the gate is started."""
         port = self.out.getsockname()[1]
-        words = [sys.executable, "-m", "bitweir_metering.gate", str(self.policy_path), "--state", str(self.state)]
+        words = [sys.executable, "-m", self.module, str(self.policy_path), "--state", str(self.state)]
         words += ["--inner", str(self.inner), "--listen", f"127.0.0.1:{self.listen}", "--outer", f"127.0.0.1:{port}"]
         words += ["--witness", str(self.witness_socket), "--allow-filesystem", self.filesystem]
         return [*self.prefix, *words, *self.arguments]
@@ -123,14 +126,32 @@ class World:
         """Start it and wait until inner can reach it."""
         self.inner.unlink(missing_ok=True)
         with (self.folder / "gate.log").open("a") as log:
-            self.gate = subprocess.Popen(self.command, stderr=log, text=True)
+            environment = {**os.environ, **self.environment}
+            self.gate = subprocess.Popen(self.command, stderr=log, text=True, env=environment, start_new_session=True)
         wait_for(lambda: self.inner.is_socket() or self.gate.poll() is not None)
+
+    def wait_gate(self) -> int:
+        """Go on with permits until the gate ends by itself; return its exit code."""
+        assert self.gate is not None
+        self.run_until(lambda: self.gate.poll() is not None)
+        self.receive()
+        return int(self.gate.returncode)
 
     def end_gate(self, number: int = signal.SIGTERM) -> int:
         """Send it a signal and return its exit code."""
         assert self.gate is not None
         self.gate.send_signal(number)
         return self.gate.wait(30)
+
+    @property
+    def gate_process(self) -> int:
+        """The gate's own process, whatever was put before it."""
+        assert self.gate is not None
+        process = self.gate.pid
+        for _ in self.prefix:
+            children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+            process = int(children[0]) if children else process
+        return process
 
     def events(self) -> list[dict[str, Any]]:
         """What the gate has said so far, over all its starts."""
@@ -191,6 +212,9 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.gate is not None:
+            with contextlib.suppress(ProcessLookupError):  # with what was put before it
+                os.killpg(self.gate.pid, signal.SIGKILL)
         for process in (self.gate, self.witness):
             if process is not None and process.poll() is None:
                 process.kill()
@@ -208,19 +232,13 @@ def wait_for(is_so: Any, seconds: float = 30) -> None:
         time.sleep(0.01)
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(folder: Path, **fields: Any) -> Iterator[World]:
     """A world whose witness and gate run."""
     with World(folder, **fields) as world:
         world.start_witness()
         world.start_gate()
         yield world
-
-
-def new_key(path: Path) -> Ed25519PrivateKey:
-    """A key file's key."""
-    keys.new(path)
-    return keys.load(path)
 
 
 CONTROL, TUNNEL, MODEL = TrafficClass.CONTROL, TrafficClass.TUNNEL, TrafficClass.MODEL
