@@ -12,6 +12,7 @@ MeteringError
 ├── RefusedError   a payload the gate does not take
 │   └── FullError      one it may take later
 ├── ControlError   a message to the gate that is damaged, forged or old
+├── TunnelError    what no end of a tunnel would say: its streams end
 ├── SocketError    a local socket that cannot be made
 ├── LedgerError    a ledger that is missing, unsound, in use elsewhere, or closed by an error
 ├── TrippedError   a link that was taken down for good
@@ -77,6 +78,10 @@ class FullError(RefusedError):
 
 class ControlError(MeteringError):
     """A message from outside to the gate that is damaged, forged or older than another: ignored, and counted."""
+
+
+class TunnelError(MeteringError):
+    """What an honest other end of a tunnel would not say, or a stream that cannot go on: it ends."""
 
 
 class SocketError(MeteringError):
