@@ -141,6 +141,11 @@ class CosignedLedger:
         """Whether there are entries that no quorum has signed for yet."""
         return self._cosigned_count < self._ledger.head.entry_count
 
+    @property
+    def waiting(self) -> Sequence[Reservation]:
+        """What is reserved, and nobody may spend before it is signed for."""
+        return [lease.reservation for lease in self._waiting]
+
     def reserve(self, requests: Sequence[Reservation]) -> list[BudgetError | None]:
         """Reserve durably; `cosign` returns the leases. Return what was refused, None where it was not, in order.
 

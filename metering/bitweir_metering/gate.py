@@ -131,6 +131,7 @@ class Gate:
         self._lapse_count = 0
         self._damaged_count = 0
         self._unsent_count = 0
+        self._is_stopped = False
         say("started", policy=policy.digest().hex(), serial=policy.serial, numbers_from=numbers.start)
 
     def submit(self, content: bytes) -> Status:
@@ -178,7 +179,7 @@ class Gate:
             LedgerError: the ledger is closed for good.
             ClockError: the clock was set back.
         """
-        is_changed = True
+        is_changed = not self._is_stopped
         while is_changed:
             if self._gateway.next_sequence < self._usable_end:
                 self._carry_out(self._gateway.tick(now_ns))
@@ -215,14 +216,16 @@ class Gate:
         Raises:
             LedgerError: the ledger is closed.
         """
+        self._is_stopped = True
         lost_bits = 0
-        for kind, (wire_bits, information_bits) in self._gateway.unspent.items():
+        unspent = [(kind, *bits) for kind, bits in self._gateway.unspent.items()]
+        unspent += [(one.kind, one.wire_bits, one.information_bits) for one in self._cosigned.waiting]
+        for kind, wire_bits, information_bits in unspent:
             if wire_bits:
                 # Where frames said less than they weigh, more information than wire bits is left.
                 self._ledger.record_loss(Reservation(kind, wire_bits, min(wire_bits, information_bits)), b"stopped")
                 lost_bits += wire_bits
         self._ledger.event(b"gate stopped")
-        self._usable_end = 0
         self._say("stopped", waiting=self._gateway.waiting_count, lost_bits=lost_bits)
 
     def _carry_out(self, asked: Iterable[Need | Release]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bitweir_metering import frame, gate_client
+from bitweir_metering.budget import Totals
 from bitweir_metering.control import Control, Keys, Message, encode
 from bitweir_metering.entries import (
     Chain,
@@ -174,9 +175,18 @@ class Rig:
         return self.gate
 
     def _sent(self, content: bytes) -> None:
+        """I1, at every frame: what is outside was reserved, and as many witnesses as must be know of it."""
         if self.send_error:
             raise self.send_error
         self.sent.append(content)
+        known = self.cosigned.wire
+        assert self.wire_bits <= sum(known[kind] for kind in TrafficClass if kind is not TrafficClass.TIMING)
+
+    @property
+    def cosigned(self) -> Totals:
+        """The totals that a quorum has signed."""
+        latest = sorted((peer.witness.last for peer in self.peers), key=lambda last: last.size, reverse=True)
+        return latest[self.book.policy.witnesses.threshold - 1].totals
 
     def _said(self, event: str, **fields: object) -> None:
         self.said.append((event, fields))
