@@ -13,6 +13,7 @@ MeteringError
 │   └── FullError      one it may take later
 ├── ControlError   a message to the gate that is damaged, forged or old
 ├── TunnelError    what no end of a tunnel would say: its streams end
+├── MeterError     a meter that does not answer, cannot tell, or is alone
 ├── SocketError    a local socket that cannot be made
 ├── LedgerError    a ledger that is missing, unsound, in use elsewhere, or closed by an error
 ├── TrippedError   a link that was taken down for good
@@ -82,6 +83,10 @@ class ControlError(MeteringError):
 
 class TunnelError(MeteringError):
     """What an honest other end of a tunnel would not say, or a stream that cannot go on: it ends."""
+
+
+class MeterError(MeteringError):
+    """A meter that does not answer or cannot tell, or too few of them: no permit."""
 
 
 class SocketError(MeteringError):
