@@ -46,7 +46,7 @@ class TrafficClass(IntEnum):
     """No frame: the bits that release times can carry."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Payload:
     """Bits to send: `count` of them, the first most significant in `value`; 0 <= value < 2**count.
 
@@ -63,7 +63,7 @@ class Payload:
             raise SizeError(f"{self.value.bit_length()} bits called {self.count}", remedy="count the leading zeros too")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
     """What a frame says.
 

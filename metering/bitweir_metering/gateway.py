@@ -55,12 +55,14 @@ class Release:
     slot: int
 
 
-@dataclass
+@dataclass(slots=True)
 class _Lease:
-    """What is left of the durable reservations of a class."""
+    """What is left of the durable reservations of a class, and what was spent of them."""
 
     wire_bits: int = 0
     information_bits: int = 0
+    spent_wire_bits: int = 0
+    spent_information_bits: int = 0
     is_asked: bool = False
     is_scarce: bool = False
     """Whole leases do not fit any more."""
@@ -88,7 +90,6 @@ class Gateway:
 
     Attributes:
         breaker: whether the link is up.
-        spent: bits that left or were charged, out of the leases.
     """
 
     def __init__(self, policy: Policy, tag_key: bytes, clock: SlotClock, *, sequence: int = 0) -> None:
@@ -101,7 +102,6 @@ class Gateway:
             sequence: number of the next frame.
         """
         self.breaker = Breaker()
-        self.spent = Totals()
         self._policy = policy
         self._tag_key = tag_key
         self._clock = clock
@@ -120,6 +120,8 @@ class Gateway:
         self._was_tripped = False
         self._event_bits = slots.event_bits(policy.epoch_slots)
         self._timing_owed_bits = 2 * self._event_bits
+        # The most that an epoch without events is charged.
+        self._epoch_bits = slots.presence_bits(policy.epoch_slots) + slots.JITTER_BITS * policy.epoch_slots
 
     @property
     def next_sequence(self) -> int:
@@ -130,6 +132,12 @@ class Gateway:
     def unspent(self) -> Mapping[TrafficClass, tuple[int, int]]:
         """Wire and information bits of each class that are leased and have not left."""
         return {kind: (lease.wire_bits, lease.information_bits) for kind, lease in self._leases.items()}
+
+    @property
+    def spent(self) -> Totals:
+        """Bits that left or were charged, out of the leases."""
+        leases = self._leases.values()
+        return Totals(tuple(one.spent_wire_bits for one in leases), tuple(one.spent_information_bits for one in leases))
 
     @property
     def waiting_count(self) -> int:
@@ -227,6 +235,10 @@ class Gateway:
             return False
         self._timing_owed_bits = 0
         self._epoch = epoch
+        ahead_bits = self._epoch_bits
+        if is_new and self._leases[TrafficClass.TIMING].wire_bits < ahead_bits:
+            # Ahead, or the first edge of the next epoch would wait for the ledger.
+            self._ask(TrafficClass.TIMING, ahead_bits, ahead_bits, out)
         return True
 
     def _may_leave(self, now_ns: int) -> bool:
@@ -264,7 +276,8 @@ class Gateway:
         if len(self._stored) > STORED_MAX:
             gone, _ = self._stored.popitem(last=False)
             self._sent_again.pop(gone, None)
-            self._resends = deque(sequence for sequence in self._resends if sequence != gone)
+            if gone in self._resends:
+                self._resends = deque(sequence for sequence in self._resends if sequence != gone)
 
     def _spend(self, kind: TrafficClass, wire_bits: int, information_bits: int, out: list[Need | Release]) -> bool:
         """Take from a lease; where it does not suffice, ask for another, once."""
@@ -272,8 +285,15 @@ class Gateway:
         if lease.wire_bits >= wire_bits and lease.information_bits >= information_bits:
             lease.wire_bits -= wire_bits
             lease.information_bits -= information_bits
-            self.spent = self.spent.plus(kind, wire_bits, information_bits)
+            lease.spent_wire_bits += wire_bits
+            lease.spent_information_bits += information_bits
             return True
+        self._ask(kind, wire_bits, information_bits, out)
+        return False
+
+    def _ask(self, kind: TrafficClass, wire_bits: int, information_bits: int, out: list[Need | Release]) -> None:
+        """Ask for a lease that makes so much suffice, unless one was asked for or nothing fits any more."""
+        lease = self._leases[kind]
         if not lease.is_asked and not lease.is_over:
             lease.is_asked = True
             missing_bits = max(wire_bits - lease.wire_bits, information_bits - lease.information_bits)
@@ -281,10 +301,9 @@ class Gateway:
             # Information is topped up to what so many wire bits can say at most; a resend says nothing new.
             most = 0 if kind is TrafficClass.RESEND else lease.wire_bits + more - lease.information_bits
             out.append(Need(kind, more, max(most, information_bits - lease.information_bits, 0)))
-        return False
 
     def _lease_bits(self, kind: TrafficClass) -> int:
         """Return the size of a lease: whole ones of the policy; of timing what two full epochs take."""
         if kind is TrafficClass.TIMING:
-            return 2 * (slots.presence_bits(self._policy.epoch_slots) + slots.JITTER_BITS * self._policy.epoch_slots)
+            return 2 * self._epoch_bits
         return self._policy.lease_bits

@@ -1,9 +1,10 @@
 """How many bytes a payload takes: as a frame of the gate, and on the wire. Pure arithmetic.
 
 A frame is 1 byte of version, class and lane, 4 bytes of sequence, the payload bits followed by a 1 and zeros up to a
-size class, and 8 bytes of tag. The gate that makes frames is not built yet; these are the sizes it will charge.
+size class, and 8 bytes of tag.
 """
 
+from bisect import bisect_right
 from typing import Final
 
 from bitweir_metering.errors import SizeError
@@ -25,7 +26,7 @@ def class_bytes(payload_bits: int) -> int:
     if payload_bits < 0:
         raise SizeError(f"a payload of {payload_bits} bits", remedy="report this as a defect")
     if payload_bits < 8 * SIZE_CLASSES[-1]:
-        return next(size for size in SIZE_CLASSES if payload_bits < 8 * size)
+        return SIZE_CLASSES[bisect_right(SIZE_CLASSES, payload_bits // 8)]
     raise SizeError(f"a payload of {payload_bits} bits", remedy=f"send at most {8 * SIZE_CLASSES[-1] - 1} bits a frame")
 
 
