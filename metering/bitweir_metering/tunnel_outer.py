@@ -111,6 +111,10 @@ class OuterEnd:
         Raises:
             FullError: SLOTS streams are open.
         """
+        if all(stream.is_aborted for stream in self._streams.values()):
+            # Nobody waits for what is left: a new epoch ends it inside, whether the gate still lives or not.
+            self._streams.clear()
+            self._is_greeting, self._order = False, None
         if len(self._streams) == SLOTS:
             raise FullError(f"{SLOTS} streams are open", remedy="close one")
         self._number += 1

@@ -1,4 +1,4 @@
-"""Laws of the tunnel: the formats are canonical, and what is delivered is what was said, whatever is lost on the way."""
+"""Laws of the tunnel: its formats are canonical, and what is delivered is what was said, whatever is lost."""
 
 import random
 
