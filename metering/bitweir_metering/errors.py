@@ -14,6 +14,7 @@ MeteringError
 ├── ControlError   a message to the gate that is damaged, forged or old
 ├── TunnelError    what no end of a tunnel would say: its streams end
 ├── MeterError     a meter that does not answer, cannot tell, or is alone
+├── StatusError    what is no status of a link: whoever shows it shows nothing
 ├── SocketError    a local socket that cannot be made
 ├── LedgerError    a ledger that is missing, unsound, in use elsewhere, or closed by an error
 ├── TrippedError   a link that was taken down for good
@@ -87,6 +88,10 @@ class TunnelError(MeteringError):
 
 class MeterError(MeteringError):
     """A meter that does not answer or cannot tell, or too few of them: no permit."""
+
+
+class StatusError(MeteringError):
+    """A status file that is missing, damaged or of another link, or a status that cannot be: nothing is shown of it."""
 
 
 class SocketError(MeteringError):
