@@ -63,6 +63,7 @@ NUMBERS_AT_ONCE: Final = 4096
 WITNESS_TIMEOUT_S: Final = 0.5
 WITNESS_RETRY_NS: Final = NS_PER_S
 TRIPPED_EXIT: Final = 3
+_IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3  # of linux/in.h; socket names them from Python 3.13 on
 Say = Callable[..., None]
 
 
@@ -360,6 +361,8 @@ def _opened(words: argparse.Namespace) -> Ledger:
 def _bound(address: tuple[str, int]) -> socket.socket:
     found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
+        # Otherwise the kernel numbers the packets: 16 bits in each that nothing counts, and that no cable passes.
+        found.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
         found.bind(address)
         found.setblocking(False)
     except OSError as error:
