@@ -301,7 +301,7 @@ class OuterEnd:
                 raise TunnelError("the inner end began another epoch", remedy="run one outer end")
             return
         stream = self._streams.get(item.slot)
-        if stream is None:
+        if stream is None or not (stream.acked or stream.sent_count):
             raise TunnelError(f"something in slot {item.slot}, which is free", remedy="report this as a defect")
         if item.what is Up.GONE:
             self._forget(stream)

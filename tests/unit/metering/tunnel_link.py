@@ -1,5 +1,6 @@
 """Both ends of a tunnel in virtual time, with a gate, a service and people between them, and faults drawn by a seed."""
 
+import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -138,11 +139,11 @@ class Link:
     def _send_down(self, datagram: bytes) -> None:
         for _ in range(2 if self._draw(self.faults.down_twice) else 1):
             if not self._draw(self.faults.down_loss):
-                self.down.append((self._delayed_ns(), self._count, datagram))
+                heapq.heappush(self.down, (self._delayed_ns(), self._count, datagram))
 
     def _release(self, sequence: int) -> None:
         if not self._draw(self.faults.up_loss):
-            self.up.append((self._delayed_ns(), self._count, sequence))
+            heapq.heappush(self.up, (self._delayed_ns(), self._count, sequence))
 
     def _slot(self) -> None:
         if not self.is_gate_open:
@@ -160,14 +161,11 @@ class Link:
             self._release(sequence)
 
     def _arrivals(self) -> None:
-        for at_ns, count, datagram in sorted(self.down):
-            if at_ns <= self.now_ns:
-                self.down.remove((at_ns, count, datagram))
-                self.inner.receive(datagram, self.now_ns)
-        for at_ns, count, sequence in sorted(self.up):
-            if at_ns <= self.now_ns:
-                self.up.remove((at_ns, count, sequence))
-                self.outer.frame(sequence, self.stored[sequence], self.now_ns)
+        while self.down and self.down[0][0] <= self.now_ns:
+            self.inner.receive(heapq.heappop(self.down)[2], self.now_ns)
+        while self.up and self.up[0][0] <= self.now_ns:
+            sequence = heapq.heappop(self.up)[2]
+            self.outer.frame(sequence, self.stored[sequence], self.now_ns)
 
     def _people(self) -> None:
         for number, side in self.clients.items():
