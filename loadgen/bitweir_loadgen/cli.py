@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, CommandSource] = {
     "exact": CommandSource(
         "bitweir_compression.commands", "exact", "Certify that this machine computes the same bits."
     ),
+    "forecast": CommandSource("bitweir_loadgen.commands", "forecast", "Lifetime upload over weights, as published."),
     "gate": CommandSource("bitweir_metering.gate_commands", "gate", "Let a link go on after a trip, signed by people."),
     "generate": CommandSource("bitweir_services.commands", "generate", "Answer prompts from a file, seeded."),
     "keys": CommandSource("bitweir_metering.commands", "keys", "Make the keys that sign policies and ledgers."),

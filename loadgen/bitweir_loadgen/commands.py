@@ -1,4 +1,4 @@
-"""The command of this package: `bitweir demo`. Thin: parse, call, print."""
+"""The commands of this package: `bitweir demo`, `bitweir forecast`. Thin: parse, call, print."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,3 +41,32 @@ def demo(
     for line in cost_lines(summary["costs"]):
         typer.echo(line)
     typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+def forecast(
+    bits: Annotated[
+        list[float] | None, typer.Option("--bits", help="Wire bits an exported token; may be given several times.")
+    ] = None,
+    headroom: Annotated[float, typer.Option(help="Daily cap over the mean day's upload, from 1.")] = 1.0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document, sources and all.")] = False,
+) -> None:
+    """Lifetime upload over weights at published volumes, for typical codes or for the bits a token you measured."""
+    from bitweir_loadgen.scenarios import ATTACKERS, CODES, SCENARIOS, table
+
+    codes = {f"{one:g} bits": one for one in bits} if bits else CODES
+    rows = table(codes, headroom=headroom)
+    if json:
+        print_json({"codes": dict(codes), "headroom": headroom, "rows": rows})
+        return
+    width = max(len(scenario.name) for scenario in SCENARIOS)
+    columns = "".join(f"{name[:11]:>12}" for name in codes)
+    typer.echo(f"lifetime upload / weights\n{'':<{width}}{columns}{'break-even':>12}")
+    for row in rows:
+        figures = "".join(f"{figure:>12.3g}" for figure in row["upload_ratio"].values())
+        typer.echo(f"{row['name']:<{width}}{figures}{row['break_even_bits']:>12.3g}")
+    for attacker, _ in ATTACKERS:
+        typer.echo(f"days to exfiltrate, {attacker}, cap filled (headroom {headroom:g})")
+        for row in rows:
+            figures = "".join(f"{days[attacker]:>12.3g}" for days in row["days_to_exfiltrate"].values())
+            typer.echo(f"{row['name']:<{width}}{figures}")
+    typer.echo("sources and assumptions: --json")
