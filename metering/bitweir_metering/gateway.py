@@ -170,9 +170,15 @@ class Gateway:
         self._model_bits_left += amount(token_count, "granted tokens") * self._policy.token_ceiling_bits
 
     def resend(self, sequence: int) -> None:
-        """Outer misses a frame. Ignored where it is not kept, was sent often enough, or too much is asked for."""
+        """Outer misses a frame. Ignored where it is not kept, was sent often enough, or too much is asked for.
+
+        One that has not left yet is on its way: outer guesses where the link is quiet, and a guess costs nothing.
+        """
+        ready = self._prepared
+        is_to_come = ready is not None and ready.sequence == sequence and ready.kind is not TrafficClass.RESEND
         if (
             sequence in self._stored
+            and not is_to_come
             and not self._leases[TrafficClass.RESEND].is_over
             and self._sent_again.get(sequence, 0) < self._policy.resends_max
             and len(self._resends) < RESENDS_WAITING_MAX

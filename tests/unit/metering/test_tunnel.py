@@ -29,6 +29,7 @@ from bitweir_metering.tunnel import (
 from bitweir_metering.tunnel_inner import UP_BYTES_MAX, InnerEnd
 from bitweir_metering.tunnel_outer import OuterEnd
 from bitweir_metering.units import NS_PER_S
+from tests.unit.metering.door import Door
 from tests.unit.metering.tunnel_link import KEY, MS, REALTIME_NS, Faults, Link
 
 EPOCH = REALTIME_NS + 1
@@ -425,3 +426,16 @@ def test_asks_are_for_the_gate_and_not_repeated_at_once() -> None:
     assert [event for event in outer.step(100 * MS) if isinstance(event, Ask)] == [Ask(1)]
     assert [event for event in outer.step(200 * MS) if isinstance(event, Ask)] == []
     assert frame.SEQUENCE_LIMIT > GAP_MAX
+
+
+def test_a_gate_that_is_asked_for_the_frame_it_is_about_to_send_keeps_its_resends_for_when_it_is_lost() -> None:
+    door = Door()
+    door.gateway.submit(frame.TrafficClass.TUNNEL, 0, Payload(5, 63))
+    for now_ms in (0, 5):  # no permit yet: it is built and waits
+        door.tick(now_ms * MS)
+    for _ in range(5):  # what an outer end does that hears nothing
+        door.gateway.resend(0)
+    assert [one.sequence for one in door.run(10, 100)] == [0]
+    door.gateway.resend(0)
+    assert [one.sequence for one in door.run(100, 200)] == [0]
+    assert door.durable.totals.wire[frame.TrafficClass.RESEND] > 0
