@@ -1,5 +1,6 @@
 """Connections of a tunnel's end on real sockets, and how the processes are started."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -133,3 +134,12 @@ def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
     with bound(socket.SOCK_DGRAM, LOOPBACK) as taken:
         in_use = run(*inner, "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
     assert (in_use.returncode, "cannot listen" in in_use.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("end", ["inner", "outer"])
+def test_the_commands_of_the_guide_are_ones_that_start(end: str, repository_root: Path) -> None:
+    guide = (repository_root / "docs/how-to/operator-tunnel.md").read_text()
+    (words,) = re.findall(rf"-m bitweir_metering\.tunnel_ends ({end} .*)", guide)
+    found = run(*words.replace("runs/", "gone/").split())
+    # It gets as far as the key, which is not there.
+    assert (found.returncode, "gone/tunnel.key" in found.stderr) == (1, True)
