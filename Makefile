@@ -7,6 +7,7 @@ TORCH ?= torch==2.13.0
 SIZE ?= 100
 PROFILE ?= tiny
 NAME ?= noise
+SEEDS ?= 10000
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(subst /,_,$(PYTHON))-$(TORCH)
@@ -15,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test test-system lint format bench models clean distclean
+.PHONY: help setup demo test test-system sim lint format bench models clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +41,9 @@ test: $(STAMP) ## everything but clusters, namespaces and browsers; under 10 min
 
 test-system: $(STAMP) ## wheels, clusters, namespaces, browsers; serial, under 30 minutes
 	$(BIN)/python -m pytest -m system --durations=20
+
+sim: $(STAMP) ## live through SEEDS simulated worlds of the link; a failure is a seed
+	$(BIN)/python -m tests.simulation.link_world --seeds $(SEEDS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

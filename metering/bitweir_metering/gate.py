@@ -35,6 +35,7 @@ from bitweir_metering.control import MESSAGE_BYTES, Control, ControlReader, Keys
 from bitweir_metering.cosigned import Book, Connection, CosignedLedger, Peer
 from bitweir_metering.entries import Reservation, Trip
 from bitweir_metering.errors import (
+    ClockError,
     ControlError,
     CosignError,
     FormError,
@@ -128,6 +129,8 @@ class Gate:
         policy = ledger.policy
         self._gateway = Gateway(policy, keys.outer, SlotClock(0, policy.slot_ns), sequence=numbers.start)
         self._granted: int | None = None
+        self._now_ns = 0
+        self._is_under_way = False
         self._ask_witness_ns = 0
         self._lapse_count = 0
         self._damaged_count = 0
@@ -180,9 +183,15 @@ class Gate:
             LedgerError: the ledger is closed for good.
             ClockError: the clock was set back.
         """
+        if now_ns < self._now_ns:
+            raise ClockError(f"the clock was set back by {self._now_ns - now_ns} ns", remedy="restart the gate")
+        self._now_ns = now_ns
+        # Once witnesses have been waited for, `now_ns` is over: a frame that is ready then leaves in a later step.
+        is_timely = self._gateway.next_sequence < self._usable_end or not self._is_under_way
         is_changed = not self._is_stopped
         while is_changed:
-            if self._gateway.next_sequence < self._usable_end:
+            if is_timely and self._gateway.next_sequence < self._usable_end:
+                self._is_under_way = True
                 self._carry_out(self._gateway.tick(now_ns))
             if self._gateway.next_sequence > self._numbers_end - NUMBERS_AT_ONCE // 2:
                 self._numbers_end = self._ledger.give_numbers(NUMBERS_AT_ONCE).stop
