@@ -70,6 +70,7 @@ def test_import_contracts_hold() -> None:
         ("metering", "import numpy\n", "The meter depends on the standard library"),
         ("metering", "from torch import nn\n", "The meter depends on the standard library"),
         ("metering", "from typer import echo\n", "The meter depends on the standard library"),
+        ("metering", "import prometheus_client\n", "The meter depends on the standard library"),
         ("metering", "from bitweir_metering import commands\n", "Nothing imports the meter's commands"),
         ("compression", "from ray import serve\n", "Compression is pure: no serving stack BROKEN"),
     ],
