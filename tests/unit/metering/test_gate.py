@@ -58,6 +58,8 @@ def test_nothing_leaves_before_it_is_cosigned() -> None:
     assert rig.gate.verdict(985 * MS) is Verdict.UP
     # It asks once in a while, not at every step, for each time it stands still.
     assert len(rig.events("not cosigned")) == 1
+    # Before a witness knows of the numbers, nothing is reserved that a restart would waste.
+    assert rig.book.head.totals.wire_bits == 0
     rig.run(990, 990 + RETRY_MS)
     assert len(rig.events("not cosigned")) == 2
     rig.peers[0].is_silent = False
@@ -106,10 +108,18 @@ def test_a_lease_that_is_asked_for_is_there_in_the_same_step() -> None:
 
 
 def test_a_clock_before_its_start_ends_it() -> None:
-    rig = Rig()
-    rig.gate.step(0)
     with pytest.raises(ClockError):
-        rig.gate.step(-1)
+        Rig().gate.step(-1)
+
+
+def test_a_clock_that_was_set_back_ends_it() -> None:
+    """A permit would hold longer than it says."""
+    rig = Rig()
+    rig.run(0, 100)
+    rig.gate.step(95 * MS)
+    with pytest.raises(ClockError, match="set back by 1 ns") as caught:
+        rig.gate.step(95 * MS - 1)
+    assert caught.value.remedy
 
 
 # Trips.

@@ -183,6 +183,7 @@ def test_any_other_answer_is_none_and_closes_the_client(tmp_path: Path, answer: 
 
 def test_no_answer_in_time_closes_the_client(tmp_path: Path) -> None:
     with gate(tmp_path / "inner", lambda _: b""), GateClient(tmp_path / "inner", timeout_s=0.05) as client:
+        assert client._socket.gettimeout() == 0.05
         with pytest.raises(SocketError, match="does not answer: timed out") as caught:
             client.submit(CONTROL, 0, Payload(1, 4))
         assert caught.value.remedy
