@@ -53,6 +53,19 @@ _MS: Final = NS_PER_S // 1000
 Clock = Callable[[], int]
 
 
+class Ignored:
+    """Counts what is ignored; says so at the first, second, fourth, ... that nobody may fill a log."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def add(self, error: MeteringError) -> None:
+        """One more, and why."""
+        self._count += 1
+        if not self._count & (self._count - 1):
+            say("ignored", reason=str(error), count=self._count)
+
+
 def say(event: str, **fields: object) -> None:
     """Write a line for the people who run this end."""
     sys.stderr.write(json.dumps({"event": event, **fields}) + "\n")
@@ -85,6 +98,7 @@ class Inner:
     ) -> None:
         self._gate_path, self._listen, self._service, self._clock, self._times = gate, listen, service, clock, times
         self._gate: GateClient | None = None
+        self._ignored = Ignored()
         self._end = InnerEnd(key, realtime_ns=realtime_ns, now_ns=clock(), times=times)
         self._connections = Connections()
         self._connections.watch(listen)
@@ -103,7 +117,7 @@ class Inner:
                 try:
                     self._end.receive(datagram, now_ns)
                 except TunnelError as error:
-                    say("ignored", reason=str(error))
+                    self._ignored.add(error)
         self._end.step(now_ns)
         self._carry_out()
         self._submit(now_ns)
@@ -196,6 +210,7 @@ class Outer:
         self._listen, self._frames, self._gate, self._down = listen, frames, gate, down
         self._frame_key, self._clock, self._realtime = frame_key, clock, realtime
         self._told_ns = 0
+        self._ignored = Ignored()
         self._end = OuterEnd(key, times=times)
         self._connections = Connections()
         self._connections.watch(listen)
@@ -236,7 +251,7 @@ class Outer:
         try:
             one = frame.decode(content, self._frame_key)
         except FormError as error:
-            say("ignored", reason=str(error))
+            self._ignored.add(error)
             return
         self._end.frame(one.sequence, one.payload if one.kind is TrafficClass.TUNNEL else None, now_ns)
 

@@ -133,6 +133,8 @@ class InnerEnd:
         self._heard_ns = now_ns
 
     def _hello(self, message: Message) -> None:
+        if message.epoch < self._epoch:
+            raise TunnelError("an epoch that is over, or older than this end", remedy="the clocks of both must agree")
         if message.epoch > self._epoch:
             self.fail("the outer end begins again")
             self._epoch, self._is_alive, self._answered_try = message.epoch, True, 0

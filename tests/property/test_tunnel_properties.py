@@ -157,3 +157,32 @@ def test_what_cannot_be_delivered_ends_the_streams_with_an_error_after_a_true_be
     link.run_until(link.is_quiet, 60)
     assert link.clients[number].heard + link.clients[number].unwritten == b"yes"
     assert link.service[number].heard == b"again"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_who_breaks_off_harms_nobody_else_and_leaves_no_slot_behind(seed: int) -> None:
+    draw = random.Random(seed)
+    faults = Faults(down_loss=0.2, down_twice=0.2, up_loss=0.05, delay_ns=120 * MS, resends_max=9)
+    link = Link(seed, faults)
+    broken: set[int] = set()
+    left = 12
+    while left:
+        number = opened(link, draw.randbytes(draw.choice((0, 40, 30_000))), draw.randbytes(draw.choice((0, 9, 30_000))))
+        left -= number is not None
+        link.run(draw.random())
+        side = draw.choice((link.clients, link.service))
+        number = draw.choice(list(link.clients))
+        if side[number].closed is None and (side is link.clients or number in link.inner.streams):
+            broken.add(number)
+            side[number].closed = "broke"
+            link.outer.broken(number) if side is link.clients else link.inner.broken(number)
+    link.run_until(link.is_quiet, 600)
+    assert broken
+    for number, client in link.clients.items():
+        service = link.service[number]
+        assert service.says.startswith(bytes(client.heard))
+        assert client.says.startswith(bytes(service.heard))
+        if number not in broken:
+            assert (client.closed, service.closed) == ("", "")
+            assert client.heard + client.unwritten == service.says
+            assert service.heard == client.says

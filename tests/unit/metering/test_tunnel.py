@@ -188,7 +188,6 @@ def test_what_the_gate_did_not_take_is_offered_again() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Message(Down.HELLO, REALTIME_NS, position=1),  # older than the start
         Message(Down.HELLO, EPOCH, position=1),  # answered
         Message(Down.BYTES, EPOCH - 1, 1, 1, 0, b"x"),
         Message(Down.BYTES, EPOCH, 5, 1, 0, b"x"),  # the slot's next stream, not open
@@ -212,6 +211,8 @@ def test_more_than_the_window_and_something_after_the_end_are_refused() -> None:
         hear(inner, Message(Down.BYTES, EPOCH, 1, 2, 0, b"x"), now_ns)
     with pytest.raises(TunnelError):
         inner.receive(b"", now_ns)
+    with pytest.raises(TunnelError, match="older"):
+        hear(inner, Message(Down.HELLO, EPOCH - 1, position=1), now_ns)
 
 
 def test_an_abort_is_answered_even_where_the_stream_was_never_heard_of() -> None:
