@@ -45,6 +45,12 @@ class LocalServer:
         """Return this socket too from `ready`, when it can be read; the caller keeps and closes it."""
         self._selector.register(other, selectors.EVENT_READ)
 
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `ready` has something to return or to accept. Linux."""
+        if not isinstance(self._selector, selectors.EpollSelector):
+            raise SocketError("this system has no epoll", remedy="run it on Linux")
+        return self._selector.fileno()
+
     def ready(self, timeout_s: float | None) -> list[socket.socket]:
         """Wait for something to happen, accept who may connect, and return the sockets that can be read."""
         found: list[socket.socket] = []
