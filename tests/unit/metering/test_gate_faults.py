@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bitweir_metering import frame, gate_client, gateway
 from bitweir_metering.control import Control, TripReason
 from bitweir_metering.entries import EntryKind
-from bitweir_metering.errors import TrippedError
+from bitweir_metering.errors import RefusedError, TrippedError
 from bitweir_metering.frame import Payload, TrafficClass
 from bitweir_metering.gate_client import REQUEST_BYTES_MAX, Status
 from tests.unit.metering.example_gate import CONTROL, MODEL, MS, ROOM, TUNNEL, Rig, gate_policy
@@ -138,6 +138,11 @@ def test_a_resend_repeats_the_bytes() -> None:
         rig.tell(Control.RESEND, 7)
     rig.run(100, 300)
     assert rig.sent == [rig.sent[0]] * (1 + rig.rules.resends_max)
+
+
+def test_a_frame_that_is_not_there_does_not_leave() -> None:
+    with pytest.raises(RefusedError, match="nothing is prepared"):
+        Rig().gate._gateway._leave(0)
 
 
 # Messages that are none.
