@@ -2,6 +2,7 @@
 
 ServicesError
 ├── RequestError    the request cannot be served as written: prompt too long, unknown option
+├── MessageError    bytes that are no message of the link
 ├── RecordError     a record of a lane that is damaged or incomplete
 └── EngineError     the engine was driven out of order, or has no room
 """
@@ -22,6 +23,10 @@ class ServicesError(Exception):
 
 class RequestError(ServicesError):
     """The request cannot be served as written; nothing was generated for it."""
+
+
+class MessageError(ServicesError):
+    """Bytes that are no message of the link: dropped, and counted."""
 
 
 class RecordError(ServicesError):
