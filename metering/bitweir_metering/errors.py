@@ -13,6 +13,7 @@ MeteringError
 │   └── FullError      one it may take later
 ├── ControlError   a message to the gate that is damaged, forged or old
 ├── TunnelError    what no end of a tunnel would say: its streams end
+├── LabError       namespaces that cannot be made, or a process of theirs that does not start
 ├── MeterError     a meter that does not answer, cannot tell, or is alone
 ├── StatusError    what is no status of a link: whoever shows it shows nothing
 ├── SocketError    a local socket that cannot be made
@@ -84,6 +85,10 @@ class ControlError(MeteringError):
 
 class TunnelError(MeteringError):
     """What an honest other end of a tunnel would not say, or a stream that cannot go on: it ends."""
+
+
+class LabError(MeteringError):
+    """Namespaces that cannot be made, or a process in them that does not start."""
 
 
 class MeterError(MeteringError):

@@ -89,6 +89,10 @@ def _document(message: Message) -> dict[str, Any]:
     }
 
 
+def _refused(text: str) -> MessageError:
+    return MessageError(f"no message: {text}", remedy="run the same version on both sides")
+
+
 def _message(document: dict[str, Any]) -> Message:
     kind = document.pop("kind")
     if kind == "acknowledgement":
@@ -103,7 +107,7 @@ def _message(document: dict[str, Any]) -> Message:
         state = bytes.fromhex(document.pop("state"))
         return Numbered(number, Restart(**_integers(document, "epoch"), state=state))
     if kind != "grant":
-        raise ValueError(f"kind {kind!r:.20}")
+        raise _refused(f"kind {kind!r:.20}")
     return Numbered(number, _ask(document))
 
 
@@ -141,25 +145,25 @@ def _sampling(document: dict[str, Any]) -> SamplingSpec:
 
 def _integers(document: Mapping[str, Any], *names: str) -> dict[str, int]:
     if set(document) != set(names):
-        raise ValueError(f"fields {sorted(document)!r:.60}")
+        raise _refused(f"fields {sorted(document)!r:.60}")
     return {name: _integer(document[name]) for name in names}
 
 
 def _integer(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise ValueError(f"{value!r:.20} is no number")
+        raise _refused(f"{value!r:.20} is no number")
     return value
 
 
 def _number(value: object) -> float:
     if type(value) not in (int, float):
-        raise ValueError(f"{value!r:.20} is no number")
+        raise _refused(f"{value!r:.20} is no number")
     return float(value)  # type: ignore[arg-type]
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r:.20} is no text")
+        raise _refused(f"{value!r:.20} is no text")
     return value
 
 
@@ -169,16 +173,16 @@ def _tokens(value: object) -> tuple[int, ...]:
 
 def _list(value: object) -> list[Any]:
     if not isinstance(value, list):
-        raise ValueError(f"{value!r:.20} is no list")
+        raise _refused(f"{value!r:.20} is no list")
     return value
 
 
 def _table(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is no object")
+        raise _refused(f"{name} is no object")
     return dict(value)
 
 
 def _check_empty(document: Mapping[str, Any]) -> None:
     if document:
-        raise ValueError(f"unknown fields {sorted(document)!r:.60}")
+        raise _refused(f"unknown fields {sorted(document)!r:.60}")

@@ -440,3 +440,31 @@ def test_a_gate_that_is_asked_for_the_frame_it_is_about_to_send_keeps_its_resend
     door.gateway.resend(0)
     assert [one.sequence for one in door.run(100, 200)] == [0]
     assert door.durable.totals.wire[frame.TrafficClass.RESEND] > 0
+
+
+def test_bytes_wait_a_moment_for_more_unless_they_fill_a_frame() -> None:
+    inner, now_ns = started()
+    inner.say(1, b"x", now_ns)
+    assert offered(inner, now_ns + 5 * MS - 1) is None
+    assert offered(inner, now_ns + 5 * MS) == Item(1, Up.BYTES, 0, b"x")
+    now_ns += NS_PER_S
+    inner.say(1, bytes(1023), now_ns)
+    assert offered(inner, now_ns) == Item(1, Up.BYTES, 0, bytes(1023))
+
+
+def test_an_outer_end_that_was_restarted_counts_its_streams_from_one_again() -> None:
+    inner, now_ns = started()
+    hear(inner, Message(Down.HELLO, EPOCH + 1, position=1), now_ns)
+    hear(inner, Message(Down.OPEN, EPOCH + 1, 1), now_ns)
+    assert [type(event).__name__ for event in inner.events()] == ["Close", "Connect"]
+
+
+def test_more_may_come_up_as_soon_as_a_person_has_read() -> None:
+    outer = greeted()
+    outer.frame(1, encode_up(Item(1, Up.BYTES, 1, bytes(1000))), 0)
+    for sequence in range(2, 18):
+        outer.frame(sequence, encode_up(Item(1, Up.BYTES, 0, bytes(1000))), 0)
+    assert sent(outer, 0) == []
+    outer.written(1, 17_000)
+    assert sent(outer, 0) == [Message(Down.CREDIT, EPOCH, 1, 0, WINDOW_BYTES + 17_000)]
+    assert sent(outer, 0) == []
