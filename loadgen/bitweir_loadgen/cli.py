@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, CommandSource] = {
     "ledger": CommandSource("bitweir_metering.ledger_commands", "ledger", "Start, show and check a link's ledger."),
     "models": CommandSource("bitweir_compression.commands", "models", "Build, check and describe the embedded models."),
     "noise": CommandSource("bitweir_compression.commands", "noise", "Print seeded noise, to check another program by."),
+    "odometer": CommandSource("bitweir_metering.odometer_commands", "odometer", "Show what one meter has counted."),
     "policy": CommandSource("bitweir_metering.commands", "policy", "Sign and show what a link may do in its life."),
 }
 
