@@ -353,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if done % 100 == 0:
                     sys.stderr.write(f"\r{done} of {len(seeds)} worlds, {counts['frame']} frames")
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.stderr.write("\ninterrupted")
         finally:
             sys.stderr.write(f"\n{done} of {len(seeds)} worlds from seed {words.first} on\n")
