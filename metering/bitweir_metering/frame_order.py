@@ -48,6 +48,11 @@ class FrameOrder(Generic[T]):
         return self._next
 
     @property
+    def last_sequence(self) -> int:
+        """The highest number that has come; one below the first to come before any has."""
+        return max(self._held, default=self._next - 1)
+
+    @property
     def is_missing(self) -> bool:
         """Whether frames are held behind a gap."""
         return bool(self._missing)
@@ -62,7 +67,7 @@ class FrameOrder(Generic[T]):
             return []
         if sequence - self._next > GAP_MAX:
             raise TunnelError(f"{sequence - self._next} frames are missing", remedy=_REMEDY)
-        for missing in range(max(self._held, default=self._next - 1) + 1, sequence):
+        for missing in range(self.last_sequence + 1, sequence):
             self._missing[missing] = _Missing(now_ns, now_ns + self._ask_ns)
         self._held[sequence] = content
         self._missing.pop(sequence, None)

@@ -49,6 +49,8 @@ class World:
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     module: str = "bitweir_metering.gate"
+    outer_port: int = 0
+    """Where frames go; by default here."""
     gate: subprocess.Popen[str] | None = None
     witness: subprocess.Popen[str] | None = None
     received: list[bytes] = field(default_factory=list)
@@ -116,7 +118,7 @@ class World:
     @property
     def command(self) -> list[str]:
         """How the gate is started."""
-        port = self.out.getsockname()[1]
+        port = self.outer_port or self.out.getsockname()[1]
         words = [sys.executable, "-m", self.module, str(self.policy_path), "--state", str(self.state)]
         words += ["--inner", str(self.inner), "--listen", f"127.0.0.1:{self.listen}", "--outer", f"127.0.0.1:{port}"]
         words += ["--witness", str(self.witness_socket), "--allow-filesystem", self.filesystem]
