@@ -72,6 +72,7 @@ def test_import_contracts_hold() -> None:
         ("metering", "from typer import echo\n", "The meter depends on the standard library"),
         ("metering", "import prometheus_client\n", "The meter depends on the standard library"),
         ("metering", "from bitweir_metering import commands\n", "Nothing imports the meter's commands"),
+        ("metering", "from bitweir_metering import export\n", "Nothing imports the metrics exporter"),
         ("compression", "from ray import serve\n", "Compression is pure: no serving stack BROKEN"),
     ],
 )

@@ -15,8 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bitweir_metering import status as statuses
 from bitweir_metering.budget import Totals
+from bitweir_metering.carried import Carried
 from bitweir_metering.export import AGE, METRICS, STALE_NS, UP, StatusCollector, main
+from bitweir_metering.meters.reading import Reading
 from bitweir_metering.reconcile import Verdict
+from bitweir_metering.reconciler import Clocks, Reconciliation, Rounds
 from bitweir_metering.status import MeterStatus, PolicyFacts, Status
 from tests.unit.metering.example_policy import policy, toml
 from tests.unit.metering.example_status import METERS, NS_PER_S, WRITTEN_NS, status, unknown
@@ -196,3 +199,43 @@ def test_a_start_that_cannot_be(rules: bytes | None, listen: str, tmp_path: Path
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert ended.returncode == 1
     assert json.loads(ended.stderr)["remedy"]
+
+
+def test_what_reconciliation_writes_is_shown_and_ends_when_it_ends(shown: Shown) -> None:
+    counts, totals = {"application": 0, "tap": 0}, [Totals((8000, 0, 0, 0, 60), (4000, 0, 0, 0, 60))]
+
+    class Counter:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def read(self) -> Reading:
+            return Reading(counts[self.name], 63 * counts[self.name], 0, 63, shown.now_ns)
+
+    def clock() -> int:
+        return shown.now_ns
+
+    rounds = Rounds(
+        Reconciliation(frozenset(counts), policy(), Carried(100, 100)),
+        policy(),
+        meters={name: Counter(name) for name in counts},
+        totals=lambda: totals[0],
+        tell=lambda message: None,
+        status_path=shown.path,
+        state_path=shown.path.with_name("state"),
+        clocks=Clocks(clock, clock, lambda seconds: None),
+    )
+    rounds.once()
+    counts.update(application=14, tap=14)
+    rounds.once()
+    found = shown.samples()
+    assert found["bitweir_egress_breaker_closed"] == {(): 1}
+    assert found["bitweir_egress_wire_bytes_total"] == {("application",): 982, ("tap",): 982}
+    assert found["bitweir_egress_reserved_bytes_total"][("model",)] == 1000
+    assert found["bitweir_egress_permits_total"] == {(): 2}
+    counts["tap"] = counts["application"] = 15
+    rounds.once()
+    found = shown.samples()
+    assert found["bitweir_egress_trips_total"] == {(): 1}
+    assert found["bitweir_egress_wire_bytes_total"][("tap",)] > found["bitweir_egress_reserved_bytes_total"][("model",)]
+    shown.now_ns += STALE_NS + 1
+    assert set(shown.samples()) == {"bitweir_status_up", "bitweir_status_age_seconds"}
