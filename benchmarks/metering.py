@@ -6,6 +6,7 @@
    file written, fsynced, renamed, and its directory fsynced.
 3. The gateway in virtual time: leases granted at once, a frame submitted and one sent at every edge.
 4. What waiting for edges adds: Poisson arrivals through the same gateway in virtual time, beside the formula.
+5. The cable and the tap of a real link (link.py); null, with the reason, where this is not root on Linux.
 """
 
 import math
@@ -24,7 +25,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from benchmarks import record
+from benchmarks import link, record
 from bitweir_metering import keys, ledger_file
 from bitweir_metering.budget import Totals
 from bitweir_metering.frame import Payload, TrafficClass
@@ -344,6 +345,7 @@ def main() -> None:
             "ledger_server_reservations_per_s": measure_ledger_server(Path(folder), Path(sockets)),
             "witness": measure_witness(Path(folder), Path(sockets)),
         }
+    figures |= link.measure()
     figures["gateway_frames_per_s"], figures["gateway_edges_used"] = gateway_frames_per_s()
     figures["slot_s"] = SLOT_NS / NS_PER_S
     figures["added_latency_s"] = {str(load): added_latency(load) for load in LOADS}
@@ -357,6 +359,10 @@ def main() -> None:
     print(f"gateway: {figures['gateway_frames_per_s']:,.0f} frames/s in virtual time, {used:.2%} of edges used")
     for load, row in figures["added_latency_s"].items():
         print(f"load {load}: {1e3 * row['mean_s']:.2f} ms added, formula {1e3 * row['formula_s']:.2f}")
+    if figures["cable_mbit_per_s"]:
+        cpu = figures["cable_mbit_per_cpu_s"]
+        print(f"cable: {figures['cable_mbit_per_s']:,.0f} Mbit/s, {cpu:,.0f} Mbit a second of its own CPU time")
+        print(f"tap: {figures['tap_frames_per_s']:,.0f} frames/s, none missed")
     print(path)
 
 
