@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from bitweir_metering.budget import Totals
 from bitweir_metering.entries import Head, Lease, Reservation
-from bitweir_metering.errors import BudgetError, CosignError, WitnessError
+from bitweir_metering.errors import BudgetError, CosignError, LedgerError, WitnessError
 from bitweir_metering.merkle import Tree, leaf_hash
 from bitweir_metering.policy import Policy
 from bitweir_metering.witness import Checkpoint, Cosignature, Refusal, verify_cosignatures
@@ -166,7 +166,10 @@ class CosignedLedger:
         """
         head = self._ledger.head
         while self._tree.size < head.entry_count:
-            for entry_hash in self._ledger.hashes(self._tree.size, HASHES_AT_ONCE):
+            hashes = self._ledger.hashes(self._tree.size, HASHES_AT_ONCE)
+            if not hashes:
+                raise LedgerError(f"entries after {self._tree.size} cannot be read", remedy="bitweir ledger verify")
+            for entry_hash in hashes:
                 self._tree.append(leaf_hash(entry_hash))
         if self.is_behind:
             self._ask(self._checkpoint(head.entry_count, head.totals))

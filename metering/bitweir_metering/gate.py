@@ -63,6 +63,8 @@ NUMBERS_AT_ONCE: Final = 4096
 # The gate stands still while it waits for a witness, so it does not wait long, and not often.
 WITNESS_TIMEOUT_S: Final = 0.5
 WITNESS_RETRY_NS: Final = NS_PER_S
+# Who holds permits back and hands them over one by one holds the link up no longer than this.
+PERMIT_AGE_NS_MAX: Final = 3 * NS_PER_S
 TRIPPED_EXIT: Final = 3
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3  # of linux/in.h; socket names them from Python 3.13 on
 Say = Callable[..., None]
@@ -123,7 +125,8 @@ class Gate:
         self._control = ControlReader(keys, realtime_ns)
         self._send = send
         self._say = say
-        ledger.event(b"gate started")
+        # With the time, so that no start can be made again to look like another.
+        ledger.event(b"gate started %d" % realtime_ns)
         numbers = ledger.give_numbers(NUMBERS_AT_ONCE)
         self._numbers_end, self._usable_end = numbers.stop, numbers.start
         policy = ledger.policy
@@ -150,14 +153,22 @@ class Gate:
             return Status.REFUSED
         return Status.TAKEN
 
-    def control(self, content: bytes, now_ns: int) -> None:
+    def control(self, content: bytes, now_ns: int, realtime_ns: int) -> None:
         """Do what a message of the receiving side says; one that is none is counted.
+
+        Args:
+            content: a datagram.
+            now_ns: CLOCK_MONOTONIC, as for `step`.
+            realtime_ns: CLOCK_REALTIME, which tells how old a permit is.
 
         Raises:
             TrippedError: it says trip, and the ledger has it.
         """
         try:
             message = self._control.read(content)
+            age_ns = realtime_ns - message.time_ns
+            if message.kind is Control.PERMIT and age_ns > PERMIT_AGE_NS_MAX:
+                raise ControlError(f"a permit {age_ns} ns old", remedy="the clocks of both sides must agree")
         except ControlError as error:
             self._damaged_count += 1
             if not self._damaged_count & (self._damaged_count - 1):
@@ -286,6 +297,7 @@ def serve(
     *,
     is_over: Callable[[], bool],
     clock: Callable[[], int] = time.monotonic_ns,
+    realtime: Callable[[], int] = time.time_ns,
 ) -> None:
     """Run the gate until it is over.
 
@@ -296,18 +308,25 @@ def serve(
     while not is_over():
         to_edge_ns = slot_ns - clock() % slot_ns
         for ready in server.ready(to_edge_ns / NS_PER_S):
-            _serve_one(gate, server, control, ready, clock())
+            if ready is not control:
+                _serve_one(gate, server, ready)
+            elif (content := _received(ready)) is not None:
+                gate.control(content, clock(), realtime())
         gate.step(clock())
 
 
-def _serve_one(gate: Gate, server: LocalServer, control: socket.socket, ready: socket.socket, now_ns: int) -> None:
+def _received(ready: socket.socket) -> bytes | None:
+    """Return a message; None where there is none after all."""
     try:
-        content = ready.recv(max(MESSAGE_BYTES, REQUEST_BYTES_MAX) + 1)
+        return ready.recv(max(MESSAGE_BYTES, REQUEST_BYTES_MAX) + 1)
     except OSError:
+        return None
+
+
+def _serve_one(gate: Gate, server: LocalServer, ready: socket.socket) -> None:
+    content = _received(ready)
+    if not content:
         server.drop(ready)
-        return
-    if ready is control:
-        gate.control(content, now_ns)
         return
     status = gate.submit(content)
     server.send(ready, ANSWER.pack(VERSION, status))
@@ -320,7 +339,7 @@ def say(event: str, *, clock: Callable[[], int] = time.monotonic_ns, **fields: o
     sys.stderr.write(json.dumps({"event": event, "monotonic_ns": clock(), **fields}) + "\n")
 
 
-def main(arguments: Sequence[str] | None = None, clock: Callable[[], int] = time.time_ns) -> None:
+def main(arguments: Sequence[str] | None = None, realtime: Callable[[], int] = time.time_ns) -> None:
     """Let through the link what POLICY.toml allows, until SIGTERM (exit 0), an error (1) or a trip (3)."""
     words = _parsed(arguments)
     os.umask(0o077)
@@ -341,7 +360,7 @@ def main(arguments: Sequence[str] | None = None, clock: Callable[[], int] = time
                 ledger,
                 witnesses,
                 keys,
-                realtime_ns=clock(),
+                realtime_ns=realtime(),
                 send=lambda content: control.sendto(content, words.outer),
                 say=say,
             )

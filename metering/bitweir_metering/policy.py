@@ -224,6 +224,11 @@ class Policy:
                 f"{self.class_limits[TrafficClass.TIMING]}",
                 remedy="the link could not open once: raise class_limits.timing or lower epoch_slots",
             )
+        if 2 * self.witnesses.threshold <= len(self.witnesses.keys):
+            raise PolicyError(
+                f"{self.witnesses.threshold} of {len(self.witnesses.keys)} witnesses",
+                remedy="ask for more than half: two groups of them could otherwise remember two ledgers",
+            )
         if self.permit_ns > PERMIT_NS_MAX:
             raise PolicyError(f"a permit of {self.permit_ns} ns", remedy=f"at most {PERMIT_NS_MAX} ns; 1 s is usual")
         if self.resends_max > RESENDS_MAX:

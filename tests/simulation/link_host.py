@@ -175,7 +175,7 @@ class GateHost(ABC):
         for one in inbox:
             if isinstance(one, bytes):
                 self.oracle.heard(one, self._clock())
-                gate.control(one, self._clock())
+                gate.control(one, self._clock(), REAL_NS + self._local_ns + self._skew_ns)
             else:
                 status = gate.submit(one.content)
                 self.counts[f"inner hears {status.name}"] += 1

@@ -116,9 +116,9 @@ class NeedsNoPermit(Gate):
 
 
 class NeverTrips(Gate):
-    def control(self, content: bytes, now_ns: int) -> None:
+    def control(self, content: bytes, now_ns: int, realtime_ns: int) -> None:
         if content[1:2] != bytes([Control.TRIP]):
-            super().control(content, now_ns)
+            super().control(content, now_ns, realtime_ns)
 
 
 class TrustsTheClock(Gate):
@@ -277,7 +277,7 @@ class Still:
 
     def step(self, now_ns: int) -> None:
         self.now_ns = now_ns
-        self.gate.control(tagged(Message(Control.PERMIT, REAL_NS + now_ns + 1), KEYS), now_ns)
+        self.gate.control(tagged(Message(Control.PERMIT, REAL_NS + now_ns + 1), KEYS), now_ns, REAL_NS + now_ns)
         self.gate.step(now_ns)
 
 

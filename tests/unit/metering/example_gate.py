@@ -152,6 +152,9 @@ def peers_of(document: Policy, count: int) -> list[Peer]:
     return [Peer(private, document) for private in WITNESSES[:count]]
 
 
+START_REALTIME_NS = 1_800_000_000_000_000_000
+
+
 @dataclass
 class Rig:
     """A gate over one book, started as often as a test likes, and the world around it."""
@@ -165,13 +168,20 @@ class Rig:
     def __post_init__(self) -> None:
         self.book = Book(self.rules)
         self.peers = peers_of(self.rules, self.witness_count)
-        self.realtime_ns = 1_800_000_000_000_000_000
+        self.realtime_ns = START_REALTIME_NS
         self.start()
 
     def start(self) -> Gate:
         """Start a gate, the first one or the next after a crash; the clock goes on."""
         self.realtime_ns += 1
-        self.gate = Gate(self.book, self.peers, KEYS, realtime_ns=self.realtime_ns, send=self._sent, say=self._said)
+        self.gate = Gate(
+            self.book,
+            self.peers,
+            KEYS,
+            realtime_ns=self.realtime_ns,
+            send=self._sent,
+            say=self._said,
+        )
         return self.gate
 
     def _sent(self, content: bytes) -> None:
@@ -198,7 +208,9 @@ class Rig:
 
     def tell(self, kind: Control, first: int = 0, second: int = 0, *, now_ms: int = 0) -> None:
         """Say something to the gate."""
-        self.gate.control(self.message(kind, first, second), now_ms * MS)
+        self.realtime_ns = max(self.realtime_ns, START_REALTIME_NS + now_ms * MS)
+        content = self.message(kind, first, second)
+        self.gate.control(content, now_ms * MS, self.realtime_ns)
 
     def submit(self, payload: Payload, kind: TrafficClass = CONTROL, lane: int = 0) -> Status:
         """Hand a payload over as inner does."""

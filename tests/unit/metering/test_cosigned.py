@@ -304,7 +304,7 @@ class Served:
 
     def connection(self, *others: bytes, timeout_s: float = 10) -> Connection:
         """A connection that knows this witness's key, after others."""
-        quorum = Quorum(1, (*others, self.key))
+        quorum = Quorum(1 + (1 + len(others)) // 2, (*others, self.key))
         return Connection(self.socket, policy(witnesses=quorum), timeout_s=timeout_s)
 
     def cosigned(self, connection: Connection, old: int, new: int) -> None:
@@ -386,7 +386,7 @@ def test_the_key_is_one_that_the_policy_names(served: Served, connects: list[byt
         assert connects == sorted([*KEYS, served.key])[: len(connects)]
         assert connects[-1] == served.key
         connection.close()
-        stranger = Connection(served.socket, policy(witnesses=Quorum(1, tuple(KEYS))), timeout_s=10)
+        stranger = Connection(served.socket, policy(witnesses=Quorum(3, tuple(KEYS))), timeout_s=10)
         with pytest.raises(WitnessError, match="not signed by the witness's key"):
             stranger.latest()
         with pytest.raises(WitnessError, match="not signed by the witness's key"):

@@ -39,7 +39,8 @@ def test_payloads_leave_in_order_with_permit_lease_and_numbers() -> None:
     assert rig.said[0][0] == "started"
     assert rig.said[0][1] == {"policy": rig.rules.digest().hex(), "serial": 1, "numbers_from": 0}
     assert [event for event, _ in rig.said] == ["started"]
-    assert rig.book.notes(EntryKind.EVENT) == [b"gate started"]
+    (started,) = rig.book.notes(EntryKind.EVENT)
+    assert started.startswith(b"gate started 18")
 
 
 def test_nothing_leaves_before_a_permit() -> None:
@@ -302,8 +303,8 @@ def test_what_was_cosigned_may_be_spent_and_nothing_more_and_nothing_is_lost() -
     assert rig.book.tripped is None
 
 
-def test_one_of_two_witnesses_may_be_away_where_one_is_enough() -> None:
-    rig = Rig(gate_policy(1, 2), witness_count=2)
+def test_one_of_three_witnesses_may_be_away_where_two_are_enough() -> None:
+    rig = Rig(gate_policy(2, 3), witness_count=3)
     rig.peers[0].is_silent = True
     sent = submitted(rig, 60)
     rig.run(0, 1000)
@@ -313,6 +314,20 @@ def test_one_of_two_witnesses_may_be_away_where_one_is_enough() -> None:
     submitted(rig, 60)
     rig.run(1000, 2000)
     assert values(rig) == sent * 2
+
+
+def test_permits_that_were_held_back_hold_nothing_up() -> None:
+    rig = Rig()
+    sent = submitted(rig, 10)
+    hoard = [rig.message(Control.PERMIT) for _ in range(10)]
+    hoarded_ns = rig.realtime_ns
+    for number, permit in enumerate(hoard):
+        rig.gate.control(permit, number * MS, hoarded_ns + gates.PERMIT_AGE_NS_MAX + 1)
+    rig.run(20, 1000, permits=False)
+    assert rig.sent == []
+    assert "old" in str(rig.events("control ignored")[0])
+    rig.run(1000, 2000)
+    assert values(rig) == sent
 
 
 # Grants.
@@ -357,9 +372,9 @@ def test_the_first_sum_after_a_start_counts_for_what_is_outstanding() -> None:
 def test_repeated_old_and_smaller_sums_grant_nothing() -> None:
     rig = Rig()
     early, late = rig.message(Control.GRANTS, 5, 5), rig.message(Control.GRANTS, 9, 4)
-    rig.gate.control(late, 0)
+    rig.gate.control(late, 0, rig.realtime_ns)
     for content in (early, late, late):
-        rig.gate.control(content, 0)
+        rig.gate.control(content, 0, rig.realtime_ns)
     rig.tell(Control.GRANTS, 2, 2)
     rig.tell(Control.GRANTS, 9, 9)
     assert model(rig, 4 * 24 + 1) is Status.REFUSED
