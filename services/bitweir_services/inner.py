@@ -19,7 +19,6 @@ from bitweir_services.engines.requests import Finish, FinishEvent, TokenEvent
 from bitweir_services.engines.scheduler import Scheduler
 from bitweir_services.errors import MessageError, RequestError
 from bitweir_services.messages import Ask, Message, Numbered
-from bitweir_services.stops import Stops
 
 # Events that came before their turn; outer says them again.
 EARLY_MAX: Final = 4096
@@ -32,15 +31,13 @@ class InnerLane:
 
     Args:
         scheduler: of the strong model; this lane's alone.
-        sender: of the session, made with `stops.finished`.
-        stops: stop strings by noise key, the same kind of object as outer's.
+        sender: of the session, made with `stops.stop_rule`, as outer's receiver.
         steps_per_frame: tokens of each stream a frame waits for.
     """
 
-    def __init__(self, scheduler: Scheduler, sender: Sender, stops: Stops, *, steps_per_frame: int) -> None:
+    def __init__(self, scheduler: Scheduler, sender: Sender, *, steps_per_frame: int) -> None:
         self._scheduler = scheduler
         self._sender = sender
-        self._stops = stops
         self._steps = steps_per_frame
         self._early: dict[int, Ask | Cancel | Restart] = {}
         self._next = 0
@@ -49,8 +46,6 @@ class InnerLane:
         self._requests: dict[int, int] = {}
         """Stream -> request of the scheduler."""
         self._tokens_left: dict[int, int] = {}
-        self._stop_keys: dict[int, bytes] = {}
-        """Streams with stop strings, until outer has acknowledged their end."""
 
     @property
     def in_flight_count(self) -> int:
@@ -65,7 +60,6 @@ class InnerLane:
         """
         if isinstance(message, Acknowledgement):
             self._sender.acknowledge(message)
-            self._forget_stops()
         elif isinstance(message, Refusal):
             self._sender.refuse(message)
         else:
@@ -110,9 +104,6 @@ class InnerLane:
         try:
             if isinstance(event, Ask):
                 self._sender.receive(number, event.grant)
-                if event.request.stop:
-                    self._stops.add(event.grant.key, event.request.stop)
-                    self._stop_keys[number] = event.grant.key
                 self._begin(number, event)
                 return
             self._sender.receive(number, event)
@@ -122,7 +113,6 @@ class InnerLane:
             self._cancel([event.stream])
         else:
             self._cancel(list(self._requests))
-            self._forget_stops()
 
     def _begin(self, stream: int, ask: Ask) -> None:
         try:
@@ -140,10 +130,6 @@ class InnerLane:
             if request is not None:
                 self._scheduler.cancel(request)
                 self._forget(stream)
-
-    def _forget_stops(self) -> None:
-        for stream in self._stop_keys.keys() - self._sender.open_streams:
-            self._stops.remove(self._stop_keys.pop(stream))
 
     def _forget(self, stream: int) -> None:
         request = self._requests.pop(stream)

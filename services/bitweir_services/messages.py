@@ -84,7 +84,7 @@ def _document(message: Message) -> dict[str, Any]:
         "candidate_count": grant.candidate_count,
         "strong_prompt": request.prompt,
         "hidden_tokens_max": request.hidden_tokens_max,
-        "stop": request.stop,
+        "stop": grant.stop,
         "sampling": sampling,
     }
 
@@ -114,6 +114,7 @@ def _message(document: dict[str, Any]) -> Message:
 def _ask(document: dict[str, Any]) -> Ask:
     key = bytes.fromhex(document.pop("key"))
     numerator, denominator = _list(document.pop("temperature"))
+    stop = tuple(_text(one) for one in _list(document.pop("stop")))
     grant = Grant(
         _tokens(document.pop("weak_prompt")),
         CodecName(document.pop("codec")),
@@ -121,6 +122,7 @@ def _ask(document: dict[str, Any]) -> Ask:
         Temperature(_integer(numerator), _integer(denominator)),
         _integer(document.pop("tokens_max")),
         _integer(document.pop("candidate_count")),
+        stop,
     )
     request = GenerationRequest(
         prompt=_tokens(document.pop("strong_prompt")),
@@ -128,7 +130,7 @@ def _ask(document: dict[str, Any]) -> Ask:
         sampling=_sampling(_table(document.pop("sampling"), "sampling")),
         visible_tokens_max=grant.tokens_max,
         hidden_tokens_max=_integer(document.pop("hidden_tokens_max")),
-        stop=tuple(_text(one) for one in _list(document.pop("stop"))),
+        stop=stop,
     )
     _check_empty(document)
     return Ask(grant, request)

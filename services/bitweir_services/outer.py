@@ -19,7 +19,6 @@ from bitweir_compression.session.receiver import Receiver
 from bitweir_services.engines.requests import GenerationRequest
 from bitweir_services.errors import RequestError
 from bitweir_services.messages import Ask, Message, Numbered
-from bitweir_services.stops import Stops
 
 NS_PER_S: Final = 1_000_000_000
 
@@ -50,21 +49,17 @@ class OuterLane:
     """See the rules of this file.
 
     Args:
-        receiver: of the session, made with `stops.finished`.
-        stops: stop strings by noise key.
+        receiver: of the session, made with `stops.stop_rule`, as inner's sender.
         repeat_ns: after which an event that was not taken is said again.
         patience_ns: how long a refusal may go without an answer before the lane restarts.
     """
 
-    def __init__(
-        self, receiver: Receiver, stops: Stops, *, repeat_ns: int = NS_PER_S // 2, patience_ns: int = 10 * NS_PER_S
-    ) -> None:
+    def __init__(self, receiver: Receiver, *, repeat_ns: int = NS_PER_S // 2, patience_ns: int = 10 * NS_PER_S) -> None:
         self._receiver = receiver
-        self._stops = stops
         self._repeat_ns = repeat_ns
         self._patience_ns = patience_ns
         self._issued: dict[int, _Issued] = {}
-        self._keys: dict[int, bytes] = {}
+        self._open: set[int] = set()
         self._new: list[Numbered] = []
         self._answer: Acknowledgement | Refusal | None = None
         self._answered_ns = 0
@@ -77,7 +72,7 @@ class OuterLane:
     @property
     def open_count(self) -> int:
         """Streams that have not ended."""
-        return len(self._keys)
+        return len(self._open)
 
     def submit(self, grant: Grant, request: GenerationRequest) -> int:
         """Ask for an answer; return the number of its stream. `messages` returns what has to be sent for it.
@@ -85,15 +80,14 @@ class OuterLane:
         Raises:
             RequestError: the lane cannot serve it, or too many streams are open.
         """
-        if grant.key != request.key or grant.tokens_max != request.visible_tokens_max:
-            raise RequestError("grant and request are of two streams", remedy="give both the same key and limit")
-        self._stops.add(grant.key, request.stop)
+        of_grant = (grant.key, grant.tokens_max, grant.stop)
+        if of_grant != (request.key, request.visible_tokens_max, request.stop):
+            raise RequestError("grant and request are of two streams", remedy="give both one key, limit and stop")
         try:
             number = self._receiver.grant(grant)
         except EventError as error:
-            self._stops.remove(grant.key)
             raise RequestError(str(error), remedy=error.remedy) from error
-        self._keys[number] = grant.key
+        self._open.add(number)
         self._new.append(Numbered(number, Ask(grant, request)))
         return number
 
@@ -102,7 +96,7 @@ class OuterLane:
 
         Tokens of it may still come, and its `Ended`, until inner has taken the cancel.
         """
-        if stream not in self._keys or any(
+        if stream not in self._open or any(
             isinstance(one.message.event, Cancel) and one.message.event.stream == stream
             for one in self._issued.values()
         ):
@@ -177,5 +171,5 @@ class OuterLane:
         return False
 
     def _ended(self, stream: int, ending: Ending) -> Ended:
-        self._stops.remove(self._keys.pop(stream))
+        self._open.remove(stream)
         return Ended(stream, ending)

@@ -50,8 +50,8 @@ class Done:
     """The end of an answer.
 
     Attributes:
-        ending: why. `END` and `STOP` are a whole answer, `LENGTH` and `DROPPED` one that was cut at a limit; `LOST` is an
-            answer that the link could not bring whole.
+        ending: why. `END` and `STOP` are a whole answer, `LENGTH` and `DROPPED` one that was cut at a limit; `LOST` is
+            one that the link could not bring whole.
         prompt_tokens: of the prompt, as the weak model sees it.
         completion_tokens: visible tokens, the end token included.
         wire_bits: the answer's share, by tokens, of the frames that its tokens came in.

@@ -21,7 +21,7 @@ from bitweir_services.inner import InnerLane
 from bitweir_services.inner_site import InnerPlace, InnerSite
 from bitweir_services.outer import Ended, OuterLane, Tokens
 from bitweir_services.outer_site import OuterPlace, OuterSite, Received
-from bitweir_services.stops import Stops
+from bitweir_services.stops import stop_rule
 from tests.security.running_gate import World, free_port
 from tests.simulation.lane_world import SLOTS, THINK_END, words
 from tests.unit.compression.session_world import CONTEXT, END, VOCABULARY, HashPredictor
@@ -29,6 +29,7 @@ from tests.unit.compression.session_world import CONTEXT, END, VOCABULARY, HashP
 pytestmark = pytest.mark.system
 SPEC = LaneSpec(SLOTS, END, waiting_max=64, steps_max=16)
 STREAMS = 30
+RULE = stop_rule(words, end=END, tokens_max=8)
 
 
 def script(number: int) -> list[int]:
@@ -47,10 +48,9 @@ def inner_site(world: World, port: int) -> Iterator[InnerSite]:
     """The inner site in a thread."""
     scripts = {prompts(number)[1]: script(number) for number in range(STREAMS + 1)}
     engine = ScriptedEngine(scripts, vocabulary_size=VOCABULARY, slot_count=SLOTS, context_tokens=CONTEXT, end=END)
-    stops = Stops(words, end=END, tokens_max=8)
     vocabulary = Vocabulary(END, words, frozenset({THINK_END, END}), THINK_END)
-    sender = Sender(HashPredictor(SLOTS), SPEC, finished=stops.finished)
-    lane = InnerLane(Scheduler(engine, vocabulary), sender, stops, steps_per_frame=5)
+    sender = Sender(HashPredictor(SLOTS), SPEC, finished=RULE)
+    lane = InnerLane(Scheduler(engine, vocabulary), sender, steps_per_frame=5)
     site = InnerSite(lane, InnerPlace(("127.0.0.1", port), world.inner), latency_ns=50_000_000)
     over = threading.Event()
     thread = threading.Thread(target=site.serve, args=(over.is_set,))
@@ -116,8 +116,7 @@ def test_answers_cross_a_real_gate_whole_and_paid_for(tmp_path: Path) -> None:
     with World(tmp_path, outer_port=up) as world:
         world.start_witness()
         world.start_gate()
-        stops = Stops(words, end=END, tokens_max=8)
-        lane = OuterLane(Receiver(HashPredictor(SLOTS), SPEC, finished=stops.finished), stops)
+        lane = OuterLane(Receiver(HashPredictor(SLOTS), SPEC, finished=RULE))
         place = OuterPlace(("127.0.0.1", up), ("127.0.0.1", world.listen), ("127.0.0.1", down), world.outer_key)
 
         async def run() -> OuterSite:

@@ -20,7 +20,7 @@ from bitweir_services.engines.scheduler import Scheduler, Vocabulary
 from bitweir_services.engines.scripted import ScriptedEngine
 from bitweir_services.inner import InnerLane
 from bitweir_services.outer import Ended, OuterLane, Tokens
-from bitweir_services.stops import Stops
+from bitweir_services.stops import stop_rule
 from tests.unit.compression.session_world import CONTEXT, END, VOCABULARY, HashPredictor
 
 MS = 1_000_000
@@ -68,16 +68,15 @@ class World:
         self.damage, self.loss = damage, loss
         self.scripts: dict[tuple[int, ...], list[int]] = {}
         spec = LaneSpec(SLOTS, END, waiting_max=50, steps_max=16)
-        stops = [Stops(words, end=END, tokens_max=8) for _ in range(2)]
+        rule = stop_rule(words, end=END, tokens_max=8)
         vocabulary = Vocabulary(END, words, frozenset({THINK_END, END}), THINK_END)
         engine = ScriptedEngine(
             self.scripts, vocabulary_size=VOCABULARY, slot_count=SLOTS, context_tokens=CONTEXT, end=END
         )
         engine._scripts = self.scripts
-        sender = Sender(HashPredictor(SLOTS), spec, finished=stops[0].finished)
-        self.inner = InnerLane(Scheduler(engine, vocabulary), sender, stops[0], steps_per_frame=3)
-        self.outer = OuterLane(Receiver(HashPredictor(SLOTS), spec, finished=stops[1].finished), stops[1])
-        self.stops = stops
+        sender = Sender(HashPredictor(SLOTS), spec, finished=rule)
+        self.inner = InnerLane(Scheduler(engine, vocabulary), sender, steps_per_frame=3)
+        self.outer = OuterLane(Receiver(HashPredictor(SLOTS), spec, finished=rule))
         self.down_sender, self.down_receiver = DownSender(1), DownReceiver()
         self.down: list[bytes] = []
         self.up: list[Bits] = []
@@ -95,7 +94,7 @@ class World:
         self.scripts[strong_prompt] = [*hidden, THINK_END, *visible]
         stop = tuple(words(random.choices(plain, k=2)) for _ in range(random.choice([0, 0, 1, 3])))
         limit, key = random.randint(1, 40), random.randbytes(32)
-        grant = Grant(prompt, random.choice([CodecName.GUMBEL, CodecName.ARITHMETIC]), key, tokens_max=limit)
+        grant = Grant(prompt, random.choice([CodecName.GUMBEL, CodecName.ARITHMETIC]), key, tokens_max=limit, stop=stop)
         request = GenerationRequest(strong_prompt, key, SamplingSpec(0.0), limit, 20, stop)
         stream = self.outer.submit(grant, request)
         self.stories[stream] = Story(self.scripts[strong_prompt], limit, stop)

@@ -24,6 +24,8 @@ STREAMS_MAX = 1 << 63
 EVENTS_PER_STREAM_MAX = 4
 # More candidates than anybody samples; the choice among them is coded as one symbol.
 CANDIDATES_MAX = 1 << 16
+STOPS_MAX = 16
+STOP_CHARACTERS_MAX = 256
 
 
 class CodecName(StrEnum):
@@ -45,6 +47,7 @@ class Grant:
         temperature: of the weak model's frequencies: the one served; 1 for `greedy`.
         tokens_max: the answer ends after so many tokens, if not before.
         candidate_count: candidates the strong model may choose among; the choice costs log2 of this.
+        stop: texts that end the answer, for a lane whose `finished` looks at them; up to 16 of up to 256 characters.
 
     Raises:
         EventError: a value is out of range.
@@ -56,8 +59,11 @@ class Grant:
     temperature: Temperature = UNIT
     tokens_max: int = 1024
     candidate_count: int = 1
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if len(self.stop) > STOPS_MAX or not all(0 < len(text) <= STOP_CHARACTERS_MAX for text in self.stop):
+            raise EventError(f"{len(self.stop)} stop texts, or one too long", remedy=f"up to {STOPS_MAX} short ones")
         if not 0 < len(self.prompt) <= TOKENS_MAX or any(type(token) is not int or token < 0 for token in self.prompt):
             raise EventError("the prompt is empty, too long or holds what is no token id", remedy="send token ids")
         if len(self.key) != KEY_BYTES:
@@ -72,7 +78,9 @@ class Grant:
         tokens = b"".join(token.to_bytes(4, "little") for token in self.prompt)
         numbers = (self.temperature.numerator, self.temperature.denominator, self.tokens_max, self.candidate_count)
         text = f"{self.codec.value} {' '.join(map(str, numbers))} {len(self.prompt)} ".encode()
-        return _digest(b"grant", text + tokens + self.key)
+        stops = [text.encode("utf-8", "surrogatepass") for text in self.stop]
+        ends = b"".join(len(one).to_bytes(4, "little") + one for one in stops)
+        return _digest(b"grant", text + tokens + self.key + ends)
 
 
 @dataclass(frozen=True)

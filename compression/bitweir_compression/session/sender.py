@@ -131,11 +131,6 @@ class Sender:
         return len(self._in_flight)
 
     @property
-    def open_streams(self) -> frozenset[int]:
-        """Streams whose end outer has not acknowledged."""
-        return frozenset(self._offers)
-
-    @property
     def state(self) -> bytes:
         """Hash of the lane after the last frame made, 8 bytes."""
         return self._lane.state

@@ -151,7 +151,9 @@ def digest_of(event: Any) -> bytes:
         parts = (event.codec.value.lower(), *temperature, event.tokens_max, event.candidate_count, len(event.prompt))
         text = "".join(f"{part} " for part in parts)
         tokens = b"".join(token.to_bytes(4, "little") for token in event.prompt)
-        return hashlib.blake2b(text.encode() + tokens + event.key, digest_size=16, person=b"bitweir grant").digest()
+        ends = b"".join(len(one.encode()).to_bytes(4, "little") + one.encode() for one in getattr(event, "stop", ()))
+        content = text.encode() + tokens + event.key + ends
+        return hashlib.blake2b(content, digest_size=16, person=b"bitweir grant").digest()
     return hashlib.blake2b(event.stream.to_bytes(8, "little"), digest_size=16, person=b"bitweir cancel").digest()
 
 

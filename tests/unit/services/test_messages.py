@@ -23,10 +23,10 @@ def asks(draw: st.DrawFn) -> Ask:
     key, limit = draw(st.binary(min_size=32, max_size=32)), draw(st.integers(1, 4096))
     temperature = Temperature.of(draw(st.sampled_from([0.3, 0.7, 1.0, 2.0])))
     candidates = draw(st.integers(1, 64))
-    grant = Grant(draw(TOKENS), draw(st.sampled_from(CodecName)), key, temperature, limit, candidates)
+    stop = tuple(draw(st.lists(st.text(min_size=1, max_size=9), max_size=4)))
+    grant = Grant(draw(TOKENS), draw(st.sampled_from(CodecName)), key, temperature, limit, candidates, stop)
     bias = draw(st.lists(st.tuples(st.integers(0, 99), st.sampled_from([-100.0, 0.5, 7.0, -math.inf])), max_size=3))
     sampling = SamplingSpec(draw(st.sampled_from([0.0, 0.7])), 5, 0.9, 0.1, tuple(bias), (3,))
-    stop = tuple(draw(st.lists(st.text(min_size=1, max_size=9), max_size=4)))
     return Ask(grant, GenerationRequest(draw(TOKENS), key, sampling, limit, draw(st.integers(0, 4096)), stop))
 
 
