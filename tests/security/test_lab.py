@@ -171,6 +171,40 @@ def test_whatever_is_lost_nothing_leaves_after_one_permit(tmp_path: Path, fault:
             assert sum(one["event"] == "lapsed" for one in site.world.events()) > lapses
 
 
+def test_packets_that_pass_beside_the_rules_are_seen_by_the_others(tmp_path: Path) -> None:
+    """The chain is gone, its counter is not: the kernel lets everything in and counts nothing."""
+    with running_site(tmp_path) as site:
+        site.submit(200)
+        site.wait_received(10)
+        subprocess.run([*inside(site.lab.outer), NFT, "delete", "chain", "netdev", "bitweir", "up"], check=True)
+        assert site.last_frame_s(time.monotonic(), PERMIT_S + 1.5) <= PERMIT_S + MARGIN_S
+        assert site.meters.read("nft").frames < site.meters.read("tap").frames == site.meters.read("cable").frames
+        assert site.world.gate is not None
+        assert site.world.gate.wait(10) == TRIPPED_EXIT
+        assert site.world.events()[-1]["reason"].endswith("reconcile: mismatch")
+
+
+def test_reconciler_and_tap_started_again_go_on_where_the_link_is(tmp_path: Path) -> None:
+    with running_site(tmp_path) as site:
+        site.submit(30)
+        site.wait_received(30)
+        site.wait_equal()
+        site.wait_verdict(Verdict.PERMIT)
+        time.sleep(PERMIT_S / 2)
+        site.kill_reconciler()
+        site.meters.kill("tap")
+        wait_for(lambda: site.world.events()[-1]["event"] == "lapsed")
+        site.meters.start("tap")
+        (tmp_path / "status").unlink()
+        site.start_reconciler()
+        site.wait_verdict(Verdict.PERMIT)
+        site.submit(10)
+        site.wait_received(40)
+        wait_for(lambda: {one.frames for one in site.wait_verdict(Verdict.PERMIT).meters.values() if one} == {40})
+        assert site.meters.read("tap").frames == 10
+        assert site.world.end_gate() == 0
+
+
 @pytest.mark.parametrize(("kind", "reason"), [("drop", "mismatch"), ("duplicate", "mismatch"), ("cut", "mismatch")])
 def test_meters_agree_exactly_or_the_link_is_down_within_a_second(
     tmp_path: Path, kind: str, reason: str, monkeypatch: pytest.MonkeyPatch
