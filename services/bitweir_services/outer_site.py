@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,7 +124,7 @@ class OuterSite:
 
     async def stream(
         self, grant: Grant, request: GenerationRequest, received: Received | None = None
-    ) -> AsyncIterator[Tokens | Ended]:
+    ) -> AsyncGenerator[Tokens | Ended, None]:
         """Ask for an answer and yield what comes, the `Ended` last. Who stops reading cancels it.
 
         Args:

@@ -5,7 +5,7 @@ Rules:
 2. Who stops reading gives the answer up: generation ends within a step.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,7 +78,7 @@ class Answering(Protocol):
     def is_up(self) -> bool:
         """Whether frames can come at this moment: the link is up and its budget not spent."""
 
-    def ask(self, question: Question) -> AsyncIterator[Piece | Done]:
+    def ask(self, question: Question) -> AsyncGenerator[Piece | Done, None]:
         """Yield the answer.
 
         Raises:
