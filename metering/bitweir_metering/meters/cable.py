@@ -26,11 +26,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from bitweir_metering import sizes
 from bitweir_metering.errors import MeterError
 from bitweir_metering.meters import serving
 from bitweir_metering.meters.reading import Reading
 from bitweir_metering.units import NS_PER_S, parse_rate, positive
-from bitweir_metering.wire import Route, Sieve
+from bitweir_metering.wire import FRAME_LENGTHS, Route, Sieve
 
 SLACK_NS: Final = 2_000_000
 PACKET_BYTES_MAX: Final = 1514
@@ -56,7 +57,9 @@ class Relay:
 
     def __init__(self, up: Route, line_bits_per_s: int) -> None:
         self._passes = Sieve(up).passes
-        self._line_bits_per_s = positive(line_bits_per_s, "line rate")
+        rate = positive(line_bits_per_s, "line rate")
+        lengths = [sizes.WIRE_HEADER_BYTES + length for length in FRAME_LENGTHS]
+        self._line_ns = {length: -(-8 * NS_PER_S * length // rate) for length in lengths}
         gate, outer = up.source, up.target
         self._down_start = gate.mac + outer.mac + _IPV4_UDP[0]
         self._down_addresses = outer.packed + gate.packed
@@ -74,8 +77,8 @@ class Relay:
         self._frames += 1
         self._l2_bytes += length
         self._longest = max(self._longest, length)
-        start_ns = self.due_ns if self.due_ns > now_ns - SLACK_NS else now_ns - SLACK_NS
-        self.due_ns = start_ns - (-8 * NS_PER_S * length // self._line_bits_per_s)
+        earliest_ns, due_ns = now_ns - SLACK_NS, self.due_ns
+        self.due_ns = (due_ns if due_ns > earliest_ns else earliest_ns) + self._line_ns[length]
         return True
 
     def lost(self) -> None:
