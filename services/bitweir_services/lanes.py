@@ -14,7 +14,7 @@ from bitweir_services.desk import DeskLimits
 from bitweir_services.engines.hf import HuggingFaceEngine
 from bitweir_services.engines.scheduler import STOP_TOKENS, Scheduler, Vocabulary
 from bitweir_services.inner import InnerLane
-from bitweir_services.outer import OuterLane
+from bitweir_services.outer import NS_PER_S, OuterLane
 from bitweir_services.stops import stop_rule
 
 
@@ -28,6 +28,7 @@ class LaneConfig:
         steps_per_frame: tokens of each answer a full frame holds.
         hidden_tokens_max: reasoning tokens of an answer.
         tokens_max: visible tokens of an answer.
+        silence_s: after so long without a frame, open answers are lost.
     """
 
     models: Path
@@ -35,6 +36,7 @@ class LaneConfig:
     steps_per_frame: int = 10
     hidden_tokens_max: int = 160
     tokens_max: int = 160
+    silence_s: float = 120.0
 
     def spec(self, tokenizer: ChatTokenizer) -> LaneSpec:
         """Return the session's specification."""
@@ -65,7 +67,8 @@ def outer_lane(config: LaneConfig) -> tuple[OuterLane, ChatTokenizer, DeskLimits
     """
     tokenizer = open_checkpoint(config.models / "weak").tokenizer()
     predictor = _predictor(config)
-    lane = OuterLane(Receiver(predictor, config.spec(tokenizer), finished=_rule(tokenizer)))
+    receiver = Receiver(predictor, config.spec(tokenizer), finished=_rule(tokenizer))
+    lane = OuterLane(receiver, silence_ns=round(config.silence_s * NS_PER_S))
     # Both models of a pair are built for one context.
     limits = DeskLimits(predictor.context_tokens, config.hidden_tokens_max, config.tokens_max)
     return lane, tokenizer, limits

@@ -3,8 +3,8 @@
 Rules:
 1. Every stream ends with exactly one `Ended`, whatever is lost: if the lane cannot go on, with `Ending.LOST`.
 2. Events that inner has not taken yet, and the newest answer to its frames, are said again every `repeat_ns`.
-3. A frame that cannot be decoded shows nothing; the refusal asks for it again. After a reset, a gap that stays, or a
-   refusal that nobody answers, the lane begins a new epoch.
+3. A frame that cannot be decoded shows nothing; the refusal asks for it again. After a reset, a gap that stays, a
+   refusal that nobody answers, or silence while streams are open, the lane begins a new epoch.
 """
 
 from dataclasses import dataclass
@@ -52,12 +52,22 @@ class OuterLane:
         receiver: of the session, made with `stops.stop_rule`, as inner's sender.
         repeat_ns: after which an event that was not taken is said again.
         patience_ns: how long a refusal may go without an answer before the lane restarts.
+        silence_ns: how long nothing may come while streams are open; long enough for the longest hidden reasoning.
     """
 
-    def __init__(self, receiver: Receiver, *, repeat_ns: int = NS_PER_S // 2, patience_ns: int = 10 * NS_PER_S) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        *,
+        repeat_ns: int = NS_PER_S // 2,
+        patience_ns: int = 10 * NS_PER_S,
+        silence_ns: int = 120 * NS_PER_S,
+    ) -> None:
         self._receiver = receiver
         self._repeat_ns = repeat_ns
         self._patience_ns = patience_ns
+        self._silence_ns = silence_ns
+        self._silent_since_ns: int | None = None
         self._issued: dict[int, _Issued] = {}
         self._open: set[int] = set()
         self._new: list[Numbered] = []
@@ -118,7 +128,7 @@ class OuterLane:
                 self._say(error.refusal)
                 self._refused_since_ns = now_ns if self._refused_since_ns is None else self._refused_since_ns
             return []
-        self._refused_since_ns = None
+        self._refused_since_ns = self._silent_since_ns = None
         self._say(decoded.acknowledgement)
         self._forget_taken()
         events: list[Tokens | Ended] = [Tokens(stream, tuple(tokens)) for stream, tokens in decoded.texts.items()]
@@ -131,13 +141,18 @@ class OuterLane:
         self.restart_count += 1
         self._issued.clear()
         self._new = [Numbered(number, event)]
-        self._answer, self._refused_since_ns = None, None
+        self._answer = self._refused_since_ns = self._silent_since_ns = None
         return [self._ended(stream, Ending.LOST) for stream in lost]
 
     def check(self, now_ns: int) -> list[Tokens | Ended]:
-        """Restart where a refusal has gone without an answer for too long; call it now and then."""
-        since_ns = self._refused_since_ns
-        return self.restart() if since_ns is not None and now_ns - since_ns >= self._patience_ns else []
+        """Restart where an answer of inner has been missing for too long; call it now and then."""
+        if not self._open:
+            self._silent_since_ns = None
+        elif self._silent_since_ns is None:
+            self._silent_since_ns = now_ns
+        waits = ((self._refused_since_ns, self._patience_ns), (self._silent_since_ns, self._silence_ns))
+        is_late = any(since_ns is not None and now_ns - since_ns >= limit_ns for since_ns, limit_ns in waits)
+        return self.restart() if is_late else []
 
     def messages(self, now_ns: int) -> list[Message]:
         """Return what has to be sent down now: what is new, and what has to be said again."""

@@ -5,7 +5,7 @@ import collections
 import pytest
 
 from bitweir_compression.session.lane import Ending
-from bitweir_services.outer import OuterLane
+from bitweir_services.outer import Ended, OuterLane
 from tests.simulation.lane_world import MS, World
 
 SEEDS = 15
@@ -115,3 +115,17 @@ def test_events_are_said_again_until_they_are_taken_and_not_before() -> None:
     assert len(lane.messages(500 * MS)) == 1
     assert lane.messages(999 * MS) == []
     assert len(lane.messages(1000 * MS)) == 1
+
+
+def test_silence_while_answers_are_open_ends_them() -> None:
+    world = World(2)
+    world.ask()
+    lane = world.outer
+    assert lane.check(0) == []
+    assert lane.check(120_000 * MS - 1) == []
+    (lost,) = lane.check(120_000 * MS)
+    assert isinstance(lost, Ended)
+    assert lost.ending is Ending.LOST
+    # Without open answers nobody waits.
+    assert lane.check(500_000 * MS) == []
+    assert lane.restart_count == 1
