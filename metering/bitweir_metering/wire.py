@@ -122,8 +122,8 @@ class Sieve:
             return False
         _, weight, half_bits, half = form
         content = int.from_bytes(packet[_UDP_AT:], "big")
-        # 2**16 is 1 modulo 0xFFFF: the halves' sum has the whole's remainder, and is quicker to divide. A frame's length
-        # is odd: one zero byte more makes whole words.
+        # 2**16 is 1 modulo 0xFFFF: the halves' sum has the whole's remainder, and is quicker to divide. A frame has an
+        # odd length: one zero byte more makes whole words.
         return ((((content >> half_bits) + (content & half)) % 0xFFFF << 8) + weight) % 0xFFFF == 0
 
 
