@@ -13,6 +13,7 @@ import secrets
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, Protocol
@@ -185,7 +186,8 @@ class _Guard:
         except Exception as error:  # noqa: BLE001 - the client is told without details, and it is reported
             told = _reported(error)
             if not status:
-                await _send_error(watched, told)
+                with suppress(ClientDisconnect):
+                    await _send_error(watched, told)
         finally:
             self._metrics.count_request(scope["path"], status or 500)
 

@@ -39,10 +39,14 @@ class Answers:
     Args:
         answering: who answers.
         questions: of one request.
+        count: told of every answer that ended, also of one that did not come whole: its bits crossed.
     """
 
-    def __init__(self, answering: Answering, questions: Sequence[Question]) -> None:
+    def __init__(
+        self, answering: Answering, questions: Sequence[Question], count: Callable[[Done], None] = lambda _: None
+    ) -> None:
         self._answering = answering
+        self._count = count
         self._questions = questions
         self._open = len(questions)
         self._events: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue(AHEAD_PIECES * self._open)
@@ -74,6 +78,7 @@ class Answers:
             raise event
         if isinstance(event, Done):
             self._open -= 1
+            self._count(event)
             if event.ending not in FINISH_REASONS:
                 raise lost(event.ending)
         return index, event
@@ -140,7 +145,7 @@ class AnswerResponse(Response):
             self._metrics.request_seconds.observe(self._clock() - self._started_s)
 
     async def _answer(self, send: Send) -> None:
-        async with Answers(self._answering, self._asked.questions) as answers:
+        async with Answers(self._answering, self._asked.questions, self._metrics.count_answer) as answers:
             if self._asked.streams:
                 await self._stream(answers, send)
             else:
@@ -210,7 +215,6 @@ class AnswerResponse(Response):
             self._metrics.first_piece_seconds.observe(self._clock() - self._started_s)
         if isinstance(event, Done):
             self._tally.add(event)
-            self._metrics.count_answer(event)
 
 
 async def send_whole(send: Send, status: int, content: bytes, headers: dict[str, str]) -> None:

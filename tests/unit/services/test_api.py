@@ -225,6 +225,18 @@ def test_metrics_count_what_was_answered_and_name_nobody() -> None:
     assert "somebody" not in text
 
 
+def test_an_answer_that_did_not_come_whole_is_counted_too() -> None:
+    answering = ScriptedAnswering([Piece("a"), Done(Ending.LOST, 3, 2, 16.0)])
+
+    async def use(client: httpx2.AsyncClient) -> str:
+        await client.post(CHAT, json=HI)
+        return (await client.get("/metrics")).text
+
+    lines = with_client(answering, use).splitlines()
+    assert 'bitweir_api_answers_total{ending="lost"} 1.0' in lines
+    assert "bitweir_api_wire_bytes_total 2.0" in lines
+
+
 def test_the_choices_of_a_request_are_answered_at_the_same_time() -> None:
     async def run() -> list[str]:
         gate = asyncio.Event()

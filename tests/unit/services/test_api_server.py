@@ -23,7 +23,9 @@ def run(answering: ScriptedAnswering, use: Callable[[int], Awaitable[None]], **o
     asyncio.run(main())
 
 
-async def ask(port: int, body: dict[str, object], path: str = CHAT) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def ask(
+    port: int, body: dict[str, object], path: str = CHAT
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Send a request and return its connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
     content = json.dumps(body).encode()
