@@ -123,6 +123,25 @@ def test_json_with_more_than_one_meaning_is_refused(body: bytes) -> None:
     assert not answering.asked
 
 
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        (b'"n": 1, "n": 1', "'n' is there twice"),
+        (b'"seed": null, "seed": 5', "'seed' is there twice"),
+        (b'"logit_bias": {"5": 1, "5": 2}', "'5' is there twice"),
+        (b'"seed": NaN', "NaN is not a number"),
+        (b'"top_p": Infinity', "Infinity is not a number"),
+        (b'"temperature": 1e999', "too long or too large"),
+        (b'"seed": ' + b"1" * 41, "too long"),
+        (b'"top_p": 0.' + b"1" * 40, "too long"),
+        (b'"user": ' + b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_json_is_refused_for_the_reason_it_is_told(field: bytes, told: str) -> None:
+    body = json.dumps(HI).encode()[:-1] + b", " + field + b"}"
+    assert told in (refused(post(ScriptedAnswering(), body=body))["message"] or "")
+
+
 def test_another_model_is_not_found() -> None:
     error = refused(post(ScriptedAnswering(), body={**HI, "model": "gone"}), 404)
     assert (error["type"], error["param"], error["code"]) == ("not_found_error", "model", "model_not_found")

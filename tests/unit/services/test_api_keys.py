@@ -108,6 +108,11 @@ def test_a_file_that_others_may_open_is_refused(tmp_path: Path) -> None:
         ApiKeys.read(tmp_path / "pipe")
 
 
+def test_a_key_has_a_limit() -> None:
+    keys = ApiKeys([("a", bytes.fromhex(digest("k" * 256))), ("b", bytes.fromhex(digest("k" * 257)))])
+    assert (keys.name_of("k" * 256), keys.name_of("k" * 257)) == ("a", None)
+
+
 def test_a_wrong_line_is_not_quoted(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("alice key-in-the-clear\n")
