@@ -7,6 +7,7 @@ TORCH ?= torch==2.13.0
 SIZE ?= 100
 PROFILE ?= tiny
 NAME ?= noise
+TOPOLOGY ?= local
 SEEDS ?= 10000
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help setup demo test test-system sim lint format bench models clean distclean
+.PHONY: help setup demo up test test-system sim lint format bench models clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +33,9 @@ setup: $(STAMP) ## create .venv and install the project into it
 
 demo: $(STAMP) ## generate SIZE answers with the strong model and report what they would cost to upload
 	$(BIN)/bitweir demo --size $(SIZE) --profile $(PROFILE)
+
+up: $(STAMP) ## serve the API through a gate until Ctrl-C; TOPOLOGY=local is the only one built
+	$(BIN)/bitweir up --topology $(TOPOLOGY) --profile $(PROFILE)
 
 models: $(STAMP) ## build the embedded models of PROFILE (tiny or reference); resumable
 	$(BIN)/bitweir models build --profile $(PROFILE)

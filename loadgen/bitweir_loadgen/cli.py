@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, CommandSource] = {
     "noise": CommandSource("bitweir_compression.commands", "noise", "Print seeded noise, to check another program by."),
     "odometer": CommandSource("bitweir_metering.odometer_commands", "odometer", "Show what one meter has counted."),
     "policy": CommandSource("bitweir_metering.commands", "policy", "Sign and show what a link may do in its life."),
+    "up": CommandSource("bitweir_loadgen.commands", "up", "Serve the API through a gate, until Ctrl-C."),
 }
 
 

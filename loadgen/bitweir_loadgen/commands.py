@@ -1,5 +1,7 @@
-"""The commands of this package: `bitweir demo`, `bitweir forecast`. Thin: parse, call, print."""
+"""The commands of this package: `bitweir demo`, `bitweir up`, `bitweir forecast`. Thin: parse, call, print."""
 
+import contextlib
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +12,7 @@ from bitweir_compression.console import StageProgress, print_json, resumable
 from bitweir_compression.models.checkpoint import models_root
 from bitweir_compression.models.profiles import profile_named
 from bitweir_compression.sampling import SamplingSpec
+from bitweir_services.errors import TopologyError
 
 
 def demo(
@@ -41,6 +44,45 @@ def demo(
     for line in cost_lines(summary["costs"]):
         typer.echo(line)
     typer.echo(f"report: {folder.path / 'report.html'}")
+
+
+def up(
+    topology: Annotated[
+        str, typer.Option(help="Only `local` is built: processes of this machine, nothing enforced.")
+    ] = "local",
+    profile: Annotated[str, typer.Option(help="Which embedded pair; built first when it is not there.")] = "tiny",
+    models: Annotated[Path | None, typer.Option(help="Models root; default $BITWEIR_MODELS, else ./models.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a new one below ./runs by default.")] = None,
+) -> None:
+    """Start both sites, the gate, a witness and the meters, serve the API until Ctrl-C, then say what left."""
+    if topology != "local":
+        raise TopologyError(f"no topology {topology!r:.40}", remedy="use local; netns and Kubernetes are not built yet")
+    chosen = profile_named(profile)
+    from bitweir_compression.models.build import build
+    from bitweir_compression.models.exact_weak import open_exact_weak
+    from bitweir_metering.ledger import verify
+    from bitweir_services.topology.local import METERS, LocalTopology
+
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = out or Path("runs") / f"up-{stamp}"
+    with StageProgress() as progress, resumable("a build goes on from its last saved step"):
+        pair = build(chosen, models or models_root(), progress)
+    open_exact_weak(pair)
+    with LocalTopology(folder, pair.strong.folder.parent, pair.strong.weights_bytes) as running:
+        host, port = running.api
+        typer.echo(f"API: http://{host}:{port}/v1 (OpenAI-compatible; model bitweir)")
+        typer.echo(f"{METERS}; logs: {folder / 'logs'}; Ctrl-C ends it", err=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(1)
+                running.check()
+    report = verify(running.ledger_path)
+    if not report.ok:
+        raise TopologyError(f"the ledger is not sound: {report.problems[0]}", remedy=f"keep {folder} as it is")
+    reserved, lost = report.totals.wire_bits, report.losses.wire_bits
+    weights_bits = 8 * pair.strong.weights_bytes
+    typer.echo(f"reserved {reserved} bits, {lost} of them never sent; (reserved - lost) / weights = "
+               f"{(reserved - lost) / weights_bits:.3g}")  # fmt: skip
 
 
 def forecast(

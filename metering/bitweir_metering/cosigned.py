@@ -4,7 +4,8 @@
 
 Rules:
 1. What is not cosigned by a quorum is reserved and may not be spent. It waits, and nothing is reserved a second time.
-2. A witness that does not answer is asked again later; the link is down only when too few answer and leases run out.
+2. A witness that does not answer is asked again later, after the others and seldom while they are enough. The link is
+   down only when too few answer and leases run out.
 3. A witness that refuses, or has signed what this ledger does not hold, is reason to trip: `CosignError`.
 """
 
@@ -20,6 +21,8 @@ from bitweir_metering.policy import Policy
 from bitweir_metering.witness import Checkpoint, Cosignature, Refusal, verify_cosignatures
 from bitweir_metering.witness_client import WitnessClient
 
+# Checkpoints after which a witness that was silent is waited for again, where the others are enough.
+SILENT_ASKED_EVERY: Final = 64
 # Hashes of entries that are read at once.
 HASHES_AT_ONCE: Final = 10_000
 
@@ -129,6 +132,8 @@ class CosignedLedger:
         self._witnesses = witnesses
         self._tree = Tree()
         self._cosigned_count = 0
+        self._silent: set[int] = set()
+        self._ask_count = 0
         self._waiting: list[Lease] = []
 
     @property
@@ -178,28 +183,38 @@ class CosignedLedger:
         return leases
 
     def _ask(self, checkpoint: Checkpoint) -> None:
-        policy = self._ledger.policy
+        quorum = self._ledger.policy.witnesses
         cosignatures: list[Cosignature] = []
         silent = ""
-        for witness in self._witnesses:
+        self._ask_count += 1
+        # Those that did not answer last time come last; where the others are enough, they are asked now and then.
+        for index in sorted(range(len(self._witnesses)), key=self._silent.__contains__):
+            is_enough = len({one.key for one in cosignatures}) >= quorum.threshold
+            if is_enough and index in self._silent and self._ask_count % SILENT_ASKED_EVERY:
+                continue
             try:
-                latest = witness.latest()
-                if latest.size > checkpoint.size:
-                    raise CosignError(
-                        f"a witness has signed {latest.size} entries, the ledger holds {checkpoint.size}",
-                        reason=int(Refusal.SMALLER),
-                        remedy="this ledger is an old copy: find the newer one",
-                    )
-                proof = self._tree.consistency_proof(latest.size, checkpoint.size)
-                cosignatures.append(witness.cosign(checkpoint, proof))
+                cosignatures.append(self._asked(self._witnesses[index], checkpoint))
             except CosignError:
                 raise
             except WitnessError as error:
+                self._silent.add(index)
                 silent = f"; {error}"
+                continue
+            self._silent.discard(index)
         try:
-            verify_cosignatures(checkpoint, cosignatures, policy.witnesses)
+            verify_cosignatures(checkpoint, cosignatures, quorum)
         except WitnessError as error:
             raise WitnessError(f"{error}{silent}", remedy=error.remedy) from error
+
+    def _asked(self, witness: Peer, checkpoint: Checkpoint) -> Cosignature:
+        latest = witness.latest()
+        if latest.size > checkpoint.size:
+            raise CosignError(
+                f"a witness has signed {latest.size} entries, the ledger holds {checkpoint.size}",
+                reason=int(Refusal.SMALLER),
+                remedy="this ledger is an old copy: find the newer one",
+            )
+        return witness.cosign(checkpoint, self._tree.consistency_proof(latest.size, checkpoint.size))
 
     def _checkpoint(self, size: int, totals: Totals) -> Checkpoint:
         policy = self._ledger.policy

@@ -8,7 +8,8 @@
     DIR/reconcile.key    shared with reconcile: permits and trips
 
 Rules:
-1. One thread. At an edge a frame is handed to the kernel before anything else is done.
+1. One thread. Frames leave when the clock wakes it at an edge, and at no other time: inner is not read for a moment
+   before an edge, and what has to be written to disk is written after the frame is out.
 2. A lease, and numbers for frames, count once they are durable and cosigned (cosigned.py).
 3. A trip is written to the ledger and ends the process with exit code 3; a gate whose ledger is tripped does not start.
 4. An error of the ledger ends the process with exit code 1; so does a clock that was set back. Nothing is tried again.
@@ -17,6 +18,7 @@ Rules:
 """
 
 import argparse
+import ipaddress
 import json
 import os
 import resource
@@ -65,6 +67,9 @@ WITNESS_TIMEOUT_S: Final = 0.5
 WITNESS_RETRY_NS: Final = NS_PER_S
 # Who holds permits back and hands them over one by one holds the link up no longer than this.
 PERMIT_AGE_NS_MAX: Final = 3 * NS_PER_S
+# Before an edge nothing is read for so long, or for this share of a slot, so that inner cannot time a release.
+QUIET_NS_MAX: Final = 2_000_000
+QUIET_SHARE: Final = 8
 TRIPPED_EXIT: Final = 3
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3  # of linux/in.h; socket names them from Python 3.13 on
 Say = Callable[..., None]
@@ -139,6 +144,7 @@ class Gate:
         self._damaged_count = 0
         self._unsent_count = 0
         self._is_stopped = False
+        self._asked: list[Need | Release] = []
         say("started", policy=policy.digest().hex(), serial=policy.serial, numbers_from=numbers.start)
 
     def submit(self, content: bytes) -> Status:
@@ -167,7 +173,7 @@ class Gate:
         try:
             message = self._control.read(content)
             age_ns = realtime_ns - message.time_ns
-            if message.kind is Control.PERMIT and age_ns > PERMIT_AGE_NS_MAX:
+            if message.kind is Control.PERMIT and abs(age_ns) > PERMIT_AGE_NS_MAX:
                 raise ControlError(f"a permit {age_ns} ns old", remedy="the clocks of both sides must agree")
         except ControlError as error:
             self._damaged_count += 1
@@ -175,7 +181,7 @@ class Gate:
                 self._say("control ignored", reason=str(error), count=self._damaged_count)
             return
         if message.kind is Control.PERMIT:
-            self._gateway.breaker.permit(now_ns + self._ledger.policy.permit_ns)
+            self._gateway.breaker.permit(now_ns + self._ledger.policy.permit_ns - max(0, age_ns))
         elif message.kind is Control.TRIP:
             self.trip(f"reconcile: {TripReason(message.first).name.lower()}")
         elif message.kind is Control.RESEND:
@@ -186,8 +192,13 @@ class Gate:
             self._gateway.grant(max(0, message.first - before))
             self._granted = max(before, message.first)
 
+    def prepare(self, now_ns: int) -> None:
+        """Build the next frame; call it just before an edge. The lease it may need is asked for after that edge."""
+        if not self._is_stopped and self._gateway.next_sequence < self._usable_end:
+            self._asked += self._gateway.prepare(now_ns)
+
     def step(self, now_ns: int) -> None:
-        """Do what is due at this time; call it at every edge, and after anything changed.
+        """Do what is due at this time; call it at every edge, and at no other time.
 
         Raises:
             TrippedError: a witness refuses; the ledger has the trip.
@@ -251,7 +262,8 @@ class Gate:
 
     def _carry_out(self, asked: Iterable[Need | Release]) -> None:
         needs: list[Need] = []
-        for one in asked:
+        before, self._asked = self._asked, []
+        for one in (*before, *asked):
             if isinstance(one, Need):
                 needs.append(one)
                 continue
@@ -298,6 +310,7 @@ def serve(
     is_over: Callable[[], bool],
     clock: Callable[[], int] = time.monotonic_ns,
     realtime: Callable[[], int] = time.time_ns,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Run the gate until it is over.
 
@@ -305,14 +318,25 @@ def serve(
         MeteringError: what ended it before; see `Gate.step`.
     """
     server.watch(control)
+    edge_ns = _next_edge_ns(clock(), slot_ns)
     while not is_over():
-        to_edge_ns = slot_ns - clock() % slot_ns
-        for ready in server.ready(to_edge_ns / NS_PER_S):
-            if ready is not control:
-                _serve_one(gate, server, ready)
-            elif (content := _received(ready)) is not None:
-                gate.control(content, clock(), realtime())
+        quiet_ns = edge_ns - min(QUIET_NS_MAX, slot_ns // QUIET_SHARE)
+        now_ns = clock()
+        if now_ns < quiet_ns:
+            for ready in server.ready((quiet_ns - now_ns) / NS_PER_S):
+                if ready is not control:
+                    _serve_one(gate, server, ready)
+                elif (content := _received(ready)) is not None:
+                    gate.control(content, clock(), realtime())
+            continue
+        gate.prepare(now_ns)
+        sleep(max(0, edge_ns - clock()) / NS_PER_S)
         gate.step(clock())
+        edge_ns = _next_edge_ns(clock(), slot_ns)
+
+
+def _next_edge_ns(now_ns: int, slot_ns: int) -> int:
+    return (now_ns // slot_ns + 1) * slot_ns
 
 
 def _received(ready: socket.socket) -> bytes | None:
@@ -364,6 +388,8 @@ def main(arguments: Sequence[str] | None = None, realtime: Callable[[], int] = t
                 send=lambda content: control.sendto(content, words.outer),
                 say=say,
             )
+            if words.allow_filesystem:
+                say("not durable", reason=f"a ledger on {words.allow_filesystem} may lose what was reserved")
             if words.inner_user in (None, os.getuid()):
                 say("not isolated", reason="inner runs as the gate's own user: it could read the keys")
             serve(gate, server, control, ledger.policy.slot_ns, is_over=lambda: bool(stopped))
@@ -400,10 +426,16 @@ def _bound(address: tuple[str, int]) -> socket.socket:
 
 
 def _address(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is not HOST:PORT")
-    return host, int(port)
+    host, _, port = text.rpartition(":")
+    try:
+        # No names: a resolver would send packets of its own, and whoever answers it would say where frames go.
+        ipaddress.IPv4Address(host)
+        number = int(port) if port.isdecimal() and len(port) <= len("65535") else 0
+    except ValueError:
+        number = 0
+    if not 0 < number < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not ADDRESS:PORT, an IPv4 address and a port")
+    return host, number
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -6,7 +6,7 @@
 Rules:
 1. One message, one datagram of a local SOCK_SEQPACKET socket. Anything but a request ends the connection.
 2. A client has one request open.
-3. An answer tells whether the gate took the payload, not when or whether it left: inner learns nothing of the link.
+3. An answer tells whether the gate took the payload, not when or whether it left.
 """
 
 import socket

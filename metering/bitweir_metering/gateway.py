@@ -220,7 +220,14 @@ class Gateway:
             self._slot = slot
             if verdict is Verdict.UP and self._is_timing_paid(slot, out) and self._may_leave(now_ns):
                 out.append(self._leave(slot))
-        if self._prepared is None:
+        if self._prepared is None and verdict is Verdict.UP:
+            self._prepare(out)
+        return out
+
+    def prepare(self, now_ns: int) -> list[Need | Release]:
+        """Build the next frame ahead of its edge, if a lease holds it; nothing leaves, and no lease while down."""
+        out: list[Need | Release] = []
+        if self._prepared is None and self.breaker.verdict(now_ns) is Verdict.UP:
             self._prepare(out)
         return out
 

@@ -38,8 +38,8 @@ from bitweir_metering.units import AMOUNT_LIMIT
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
 # Where fdatasync is known to mean what it says. Anything else is refused, above all tmpfs and the network.
-FILESYSTEMS: Final = frozenset({"btrfs", "ext3", "ext4", "f2fs", "xfs", "zfs"})
-UNSAFE_MOUNT_OPTIONS: Final = frozenset({"barrier=0", "nobarrier"})
+FILESYSTEMS: Final = frozenset({"btrfs", "ext3", "ext4", "f2fs", "xfs"})
+UNSAFE_MOUNT_OPTIONS: Final = frozenset({"barrier=0", "nobarrier", "fsync_mode=nobarrier"})
 # Pragma, what it is set to, what it must say afterwards.
 SETTINGS: Final[tuple[tuple[str, str, object], ...]] = (
     ("locking_mode", "EXCLUSIVE", "exclusive"),

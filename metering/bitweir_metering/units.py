@@ -33,7 +33,9 @@ def amount(value: object, name: str) -> int:
         UnitError: it is not an `int`, is negative, or is 2**62 or more.
     """
     if type(value) is not int or not 0 <= value < AMOUNT_LIMIT:
-        raise UnitError(f"{name} is {value!r:.40}, not an integer from 0 to 2**62 - 1", remedy="give a whole number")
+        # Python does not print integers of thousands of digits.
+        shown = "a very large number" if type(value) is int and value.bit_length() > 10_000 else f"{value!r:.40}"
+        raise UnitError(f"{name} is {shown}, not an integer from 0 to 2**62 - 1", remedy="give a whole number")
     return value
 
 

@@ -75,7 +75,12 @@ def test_payloads_leave_as_frames_that_are_paid_for(world: World) -> None:
     assert world.end_gate() == 0
     assert_paid(world)
     assert world.report().losses.wire_bits > 0
-    assert [event["event"] for event in world.events()] == ["started", "not isolated", "stopped"]
+    assert [event["event"] for event in world.events()] == [
+        "started",
+        "not durable",
+        "not isolated",
+        "stopped",
+    ]
 
 
 def loaded(log: str) -> set[str]:

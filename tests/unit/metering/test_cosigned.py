@@ -100,7 +100,8 @@ def test_an_answer_that_got_lost_is_made_up_for() -> None:
 
 
 @pytest.mark.parametrize("silent", range(3))
-def test_two_of_three_need_two(silent: int) -> None:
+def test_two_of_three_need_two(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cosigned, "SILENT_ASKED_EVERY", 1)
     _, peers, both = joined(TWO_OF_THREE, 3)
     peers[silent].is_silent = True
     both.reserve([bits(1000)])
@@ -424,3 +425,29 @@ def test_leases_through_a_real_witness(served: Served) -> None:
     with served.running(), closing(connection):
         assert reserved(both.cosign()) == [1000]
     assert served.store.last.size == 2
+
+
+def test_a_witness_that_hangs_is_waited_for_seldom_while_the_others_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cosigned, "SILENT_ASKED_EVERY", 5)
+    _, peers, both = joined(TWO_OF_THREE, 3)
+    asked: list[int] = []
+    latest = peers[1].latest
+    monkeypatch.setattr(peers[1], "latest", lambda: (asked.append(1), latest())[1])
+    peers[1].is_silent = True
+    for _ in range(12):
+        both.reserve([bits(1000)])
+        assert reserved(both.cosign()) == [1000]
+    assert len(asked) == 3
+    peers[1].is_silent = False
+    for _ in range(5):
+        both.reserve([bits(1000)])
+        both.cosign()
+    assert peers[1].size == peers[0].size
+    # Where the others are not enough, nobody is left out.
+    peers[1].is_silent = peers[0].is_silent = True
+    both.reserve([bits(1000)])
+    for _ in range(2):
+        with pytest.raises(WitnessError):
+            both.cosign()
+    peers[1].is_silent = False
+    assert reserved(both.cosign()) == [1000]

@@ -1,0 +1,1 @@
+"""How the sites, the gate and the meters are put together: local.py as processes of one machine."""
