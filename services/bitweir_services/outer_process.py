@@ -5,7 +5,7 @@
 
 Rules:
 1. It needs the weak model alone: `MODELS/strong` is not read.
-2. The link counts as up while reconcile's status is fresh and its verdict is a permit.
+2. The link counts as up for a few seconds after reconcile's last permit, unless it is tripped.
 """
 
 import argparse
@@ -28,8 +28,9 @@ from bitweir_metering.errors import MeteringError, StatusError
 from bitweir_metering.keys import load_shared
 from bitweir_metering.meters.serving import MeterServer
 from bitweir_metering.reconcile import Verdict
-from bitweir_services import addresses
+from bitweir_services import addresses, api_server
 from bitweir_services.api import create_app
+from bitweir_services.api_keys import ApiKeys
 from bitweir_services.desk import Desk
 from bitweir_services.errors import ServicesError
 from bitweir_services.lanes import LaneConfig, outer_lane
@@ -44,7 +45,8 @@ def link_is_up(path: Path, clock: Callable[[], int] = time.time_ns) -> bool:
         found = status.read(path)
     except (StatusError, OSError):
         return False
-    return found.verdict is Verdict.PERMIT and clock() - found.written_ns < STALE_NS
+    last_ns = found.last_success_ns
+    return found.verdict is not Verdict.TRIP and last_ns is not None and clock() - last_ns < STALE_NS
 
 
 async def _serve(site: OuterSite, server: uvicorn.Server) -> None:
@@ -85,10 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         _answer_meter(site, words.meter)
         host, port = words.api
-        config = uvicorn.Config(
-            create_app(desk, keys=None), host=host, port=port, log_level="warning", access_log=False
-        )
-        asyncio.run(_serve(site, uvicorn.Server(config)))
+        keys = ApiKeys.read(words.api_keys) if words.api_keys else None
+        asyncio.run(_serve(site, api_server.server(create_app(desk, keys=keys), host=host, port=port)))
     except (CompressionError, MeteringError, ServicesError) as error:
         sys.exit(f"bitweir: {error}; {getattr(error, 'remedy', '')}")
 
@@ -99,6 +99,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, what in (("frames", "where frames arrive"), ("gate", "its control port"), ("inner", "what goes down")):
         parser.add_argument(f"--{name}", type=addresses.parse, required=True, metavar="HOST:PORT", help=what)
     parser.add_argument("--api", type=addresses.parse, required=True, metavar="HOST:PORT")
+    parser.add_argument("--api-keys", type=Path, metavar="FILE", help="needed where --api is not loopback")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="outer.key")
     parser.add_argument("--meter", type=Path, required=True, metavar="SOCKET", help="where its meter answers")
     parser.add_argument("--status", type=Path, required=True, metavar="FILE", help="reconcile's")

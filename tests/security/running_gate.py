@@ -134,7 +134,7 @@ class World:
 
     def _is_answering(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            return probe.connect_ex(str(self.inner)) == 0 or (os.getuid() == 0 and bool(self.arguments))
+            return probe.connect_ex(str(self.inner)) == 0
 
     def wait_gate(self) -> int:
         """Go on with permits until the gate ends by itself; return its exit code."""
