@@ -78,7 +78,10 @@ def test_mistakes_end_in_one_line(tmp_path: Path, words: tuple, message: str) ->
 
 
 def test_ctrl_c_says_what_happens_next_and_exits_with_130(tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-c", "from bitweir_loadgen.cli import main; main()", "models", "build"]
+    # A shell's background job ignores SIGINT and hands that on; a terminal does not.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heard}; from bitweir_loadgen.cli import main; main()"
+    command = [sys.executable, "-u", "-c", program, "models", "build"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         # The first line comes when the tokenizer is trained and the first step of the first model is done.
         lines = [process.stderr.readline(), process.stderr.readline()]
