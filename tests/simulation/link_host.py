@@ -157,7 +157,9 @@ class GateHost(ABC):
             self._local_ns += self.random.randrange(500 * NS_PER_MS)
         if chance.strikes("clock jump"):
             self._offset_ns += self.random.randrange(NS_PER_S)
-        if self._clock() > NS_PER_S and chance.strikes("clock back"):
+        # Before its first step a gate has no time to compare with: to it such a clock is one after a reboot.
+        has_stepped = self._gate is not None and self._gate._now_ns > 0
+        if has_stepped and self._clock() > NS_PER_S and chance.strikes("clock back"):
             self._offset_ns -= self.random.randrange(NS_PER_S)
             self._is_clock_new = True
         self._work(self._one_round)
