@@ -1,6 +1,6 @@
 """Prometheus metrics of one link, from the status file alone. Runs outside, where bytes are free.
 
-    python -m bitweir_metering.export STATUS_FILE --policy POLICY.toml --listen HOST:PORT
+    python -m bitweir_metering.export STATUS_FILE --policy POLICY.toml --listen ADDRESS:PORT
 
 Rules:
 1. Every value is in the status file; nothing is measured, added up or remembered here.
@@ -28,6 +28,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from bitweir_metering import addresses
 from bitweir_metering import policy as policies
 from bitweir_metering import status as statuses
 from bitweir_metering.budget import Totals
@@ -369,19 +370,16 @@ def _say(event: str, **fields: object) -> None:
     sys.stderr.flush()
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
-    if not separator or not host or not port.isdecimal() or int(port) >= 1 << 16:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is not HOST:PORT")
-    return host, int(port)
-
-
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bitweir_metering.export", description=main.__doc__)
     parser.add_argument("status", type=Path, metavar="STATUS_FILE", help="what reconciliation writes")
     parser.add_argument("--policy", type=Path, required=True, metavar="POLICY.toml", help="whose link this is")
     parser.add_argument(
-        "--listen", type=_address, required=True, metavar="HOST:PORT", help="for Prometheus; port 0: any"
+        "--listen",
+        type=addresses.parse_listening,
+        required=True,
+        metavar="ADDRESS:PORT",
+        help="port 0: any",
     )
     return parser.parse_args(arguments)
 

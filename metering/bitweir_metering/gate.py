@@ -1,6 +1,6 @@
 """The gate: the only door out, a process of its own. gateway.py decides; here are its clock, ledger and sockets.
 
-    python -m bitweir_metering.gate POLICY.toml --state DIR --inner SOCKET --listen HOST:PORT --outer HOST:PORT
+    python -m bitweir_metering.gate POLICY.toml --state DIR --inner SOCKET --listen ADDRESS:PORT --outer ADDRESS:PORT
         --witness SOCKET [--witness SOCKET ...] [--inner-user UID]
 
     DIR/link.ledger      made by `bitweir ledger create`
@@ -18,7 +18,6 @@ Rules:
 """
 
 import argparse
-import ipaddress
 import json
 import os
 import resource
@@ -31,6 +30,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final, Protocol
 
+from bitweir_metering import addresses
 from bitweir_metering import policy as policies
 from bitweir_metering.breaker import Verdict
 from bitweir_metering.control import MESSAGE_BYTES, Control, ControlReader, Keys, TripReason
@@ -431,26 +431,15 @@ def _bound(address: tuple[str, int]) -> socket.socket:
     return found
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    try:
-        # No names: a resolver would send packets of its own, and whoever answers it would say where frames go.
-        ipaddress.IPv4Address(host)
-        number = int(port) if port.isdecimal() and len(port) <= len("65535") else 0
-    except ValueError:
-        number = 0
-    if not 0 < number < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is not ADDRESS:PORT, an IPv4 address and a port")
-    return host, number
-
-
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bitweir_metering.gate", description=main.__doc__)
     parser.add_argument("policy", type=Path, metavar="POLICY.toml")
     parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="ledger and keys")
     parser.add_argument("--inner", type=Path, required=True, metavar="SOCKET", help="where inner hands payloads over")
-    parser.add_argument("--listen", type=_address, required=True, metavar="HOST:PORT", help="for control messages")
-    parser.add_argument("--outer", type=_address, required=True, metavar="HOST:PORT", help="where frames go")
+    parser.add_argument(
+        "--listen", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="control messages"
+    )
+    parser.add_argument("--outer", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="where frames go")
     parser.add_argument("--witness", type=Path, action="append", required=True, metavar="SOCKET")
     parser.add_argument("--inner-user", type=int, metavar="UID", help="who may use --inner; default: the gate's user")
     parser.add_argument("--allow-filesystem", default="", metavar="TYPE", help="for tests: let the ledger lie on it")

@@ -1,6 +1,6 @@
 """The process that reads all meters and holds the link up, or does not. reconcile.py judges; here are the sockets.
 
-    python -m bitweir_metering.reconciler POLICY.toml --key FILE --gate HOST:PORT --meter NAME=SOCKET ...
+    python -m bitweir_metering.reconciler POLICY.toml --key FILE --gate ADDRESS:PORT --meter NAME=SOCKET ...
         --witness SOCKET [--witness SOCKET ...] --status FILE --state FILE [--carried FRAMES BYTES]
 
 Rules:
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bitweir_metering import carried, control, status
+from bitweir_metering import addresses, carried, control, status
 from bitweir_metering import policy as policies
 from bitweir_metering.budget import Totals
 from bitweir_metering.carried import Carried
@@ -308,13 +308,6 @@ def main(arguments: Sequence[str] | None = None, clocks: Clocks | None = None) -
         sys.exit(f"bitweir: {error}; {error.remedy}")
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is not HOST:PORT")
-    return host, int(port)
-
-
 def _meter(text: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
     if not separator or not name or not path:
@@ -326,7 +319,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bitweir_metering.reconciler", description=main.__doc__)
     parser.add_argument("policy", type=Path, metavar="POLICY.toml")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="reconcile.key, shared with the gate")
-    parser.add_argument("--gate", type=_address, required=True, metavar="HOST:PORT", help="its control port")
+    parser.add_argument("--gate", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="its control port")
     parser.add_argument("--meter", type=_meter, action="append", required=True, metavar="NAME=SOCKET")
     parser.add_argument("--witness", type=Path, action="append", required=True, metavar="SOCKET")
     parser.add_argument("--status", type=Path, required=True, metavar="FILE", help="written after every judgement")

@@ -1,8 +1,8 @@
 """The two processes of an operator tunnel: people outside reach a TCP service inside, and every bit up is charged.
 
-    python -m bitweir_metering.tunnel_ends inner --gate SOCKET --listen HOST:PORT --to HOST:PORT --key FILE
-    python -m bitweir_metering.tunnel_ends outer --listen HOST:PORT --frames HOST:PORT --gate HOST:PORT
-        --down HOST:PORT --frame-key FILE --key FILE
+    python -m bitweir_metering.tunnel_ends inner --gate SOCKET --listen ADDRESS:PORT --to ADDRESS:PORT --key FILE
+    python -m bitweir_metering.tunnel_ends outer --listen ADDRESS:PORT --frames ADDRESS:PORT --gate ADDRESS:PORT
+        --down ADDRESS:PORT --frame-key FILE --key FILE
 
     inner   --gate     the gate's local socket              --listen   UDP, what the outer end sends down
             --to       the service, sshd for example        --key      the tunnel's own key
@@ -29,7 +29,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
 
-from bitweir_metering import control, frame
+from bitweir_metering import addresses, control, frame
 from bitweir_metering.control import Control
 from bitweir_metering.errors import FormError, FullError, MeteringError, RefusedError, SocketError, TunnelError
 from bitweir_metering.frame import TrafficClass
@@ -352,13 +352,6 @@ def _roomy(found: socket.socket) -> socket.socket:
     return found
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is not HOST:PORT")
-    return host, int(port)
-
-
 def _positive(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 10**6:
         raise argparse.ArgumentTypeError(f"{text!r:.60} is no whole number from 1 to 999999")
@@ -370,13 +363,13 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     ends = parser.add_subparsers(dest="end", required=True)
     inner = ends.add_parser("inner", help="beside the service")
     inner.add_argument("--gate", type=Path, required=True, metavar="SOCKET", help="the gate's local socket")
-    inner.add_argument("--listen", type=_address, required=True, metavar="HOST:PORT", help="UDP, what comes down")
-    inner.add_argument("--to", type=_address, required=True, metavar="HOST:PORT", help="TCP, the service")
+    inner.add_argument("--listen", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="UDP, from outer")
+    inner.add_argument("--to", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="TCP, the service")
     outer = ends.add_parser("outer", help="beside the people")
-    outer.add_argument("--listen", type=_address, required=True, metavar="HOST:PORT", help="TCP, for people")
-    outer.add_argument("--frames", type=_address, required=True, metavar="HOST:PORT", help="UDP, the gate's frames")
-    outer.add_argument("--gate", type=_address, required=True, metavar="HOST:PORT", help="UDP, the gate's control port")
-    outer.add_argument("--down", type=_address, required=True, metavar="HOST:PORT", help="UDP, the inner end")
+    outer.add_argument("--listen", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="TCP, for people")
+    outer.add_argument("--frames", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="UDP, frames")
+    outer.add_argument("--gate", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="UDP, its control")
+    outer.add_argument("--down", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="UDP, the inner end")
     outer.add_argument("--frame-key", type=Path, required=True, metavar="FILE", help="the gate's outer.key")
     for end in (inner, outer):
         end.add_argument("--key", type=Path, required=True, metavar="FILE", help="bitweir keys shared makes one")

@@ -1,6 +1,6 @@
 """The inner site as a process: engine, encoder, and the gate's socket as its only way out.
 
-    python -m bitweir_services.inner_process MODELS --listen HOST:PORT --gate SOCKET [--lane N]
+    python -m bitweir_services.inner_process MODELS --listen ADDRESS:PORT --gate SOCKET [--lane N]
 
 Rule: what goes wrong is one line on stderr, and exit code 1.
 """
@@ -13,8 +13,8 @@ from contextlib import closing
 from pathlib import Path
 
 from bitweir_compression.errors import CompressionError
+from bitweir_metering import addresses
 from bitweir_metering.errors import MeteringError
-from bitweir_services import addresses
 from bitweir_services.errors import ServicesError
 from bitweir_services.inner_site import InnerPlace, InnerSite
 from bitweir_services.lanes import LaneConfig, inner_lane
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bitweir_services.inner_process", description=main.__doc__)
     parser.add_argument("models", type=Path, metavar="MODELS", help="folder with strong and weak")
     parser.add_argument(
-        "--listen", type=addresses.parse, required=True, metavar="HOST:PORT", help="for what comes down"
+        "--listen", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help="for what comes down"
     )
     parser.add_argument("--gate", type=Path, required=True, metavar="SOCKET")
     parser.add_argument("--lane", type=int, default=0)

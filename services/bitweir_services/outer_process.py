@@ -1,7 +1,7 @@
 """The outer site as a process: the API, the weak model, the decoder, and one of the link's meters.
 
-    python -m bitweir_services.outer_process MODELS --frames HOST:PORT --gate HOST:PORT --inner HOST:PORT --key FILE
-        --meter SOCKET --status FILE --api HOST:PORT
+    python -m bitweir_services.outer_process MODELS --frames ADDRESS:PORT --gate ADDRESS:PORT
+        --inner ADDRESS:PORT --key FILE --meter SOCKET --status FILE --api ADDRESS:PORT
 
 Rules:
 1. It needs the weak model alone: `MODELS/strong` is not read.
@@ -23,12 +23,12 @@ import uvicorn
 
 from bitweir_compression.errors import CompressionError
 from bitweir_compression.noise import KEY_BYTES
-from bitweir_metering import status
+from bitweir_metering import addresses, status
 from bitweir_metering.errors import MeteringError, StatusError
 from bitweir_metering.keys import load_shared
 from bitweir_metering.meters.serving import MeterServer
 from bitweir_metering.reconcile import Verdict
-from bitweir_services import addresses, api_server
+from bitweir_services import api_server
 from bitweir_services.api import create_app
 from bitweir_services.api_keys import ApiKeys
 from bitweir_services.desk import Desk
@@ -97,8 +97,8 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bitweir_services.outer_process", description=main.__doc__)
     parser.add_argument("models", type=Path, metavar="MODELS", help="folder with weak")
     for name, what in (("frames", "where frames arrive"), ("gate", "its control port"), ("inner", "what goes down")):
-        parser.add_argument(f"--{name}", type=addresses.parse, required=True, metavar="HOST:PORT", help=what)
-    parser.add_argument("--api", type=addresses.parse, required=True, metavar="HOST:PORT")
+        parser.add_argument(f"--{name}", type=addresses.parse, required=True, metavar="ADDRESS:PORT", help=what)
+    parser.add_argument("--api", type=addresses.parse, required=True, metavar="ADDRESS:PORT")
     parser.add_argument("--api-keys", type=Path, metavar="FILE", help="needed where --api is not loopback")
     parser.add_argument("--key", type=Path, required=True, metavar="FILE", help="outer.key")
     parser.add_argument("--meter", type=Path, required=True, metavar="SOCKET", help="where its meter answers")

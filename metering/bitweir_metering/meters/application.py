@@ -1,6 +1,6 @@
 """Application meter: what the receiver's UDP socket delivered. L2 bytes = payload + 42 a datagram.
 
-    python -m bitweir_metering.meters.application SOCKET --listen HOST:PORT [--keep FILE]
+    python -m bitweir_metering.meters.application SOCKET --listen ADDRESS:PORT [--keep FILE]
 
 A receiving program counts with an `ApplicationMeter` and serves it; run by itself this file is the simplest receiver.
 
@@ -17,7 +17,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from bitweir_metering import sizes
+from bitweir_metering import addresses, sizes
 from bitweir_metering.errors import MeterError
 from bitweir_metering.meters import serving
 from bitweir_metering.meters.reading import Reading
@@ -87,16 +87,13 @@ def receive(found: socket.socket, meter: ApplicationMeter, kept: BinaryIO | None
 def main(arguments: Sequence[str] | None = None) -> None:
     """Receive datagrams, count them, and answer at SOCKET."""
     parser = serving.parser("application", main.__doc__)
-    parser.add_argument("--listen", required=True, metavar="HOST:PORT")
+    parser.add_argument("--listen", type=addresses.parse_listening, required=True, metavar="ADDRESS:PORT")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="append what was received")
     words = parser.parse_args(arguments)
-    host, _, port = words.listen.rpartition(":")
-    if not port.isdecimal():
-        parser.error("--listen is HOST:PORT")
 
     def work() -> None:
         with ExitStack() as stack:
-            receiver = stack.enter_context(listening((host, int(port))))
+            receiver = stack.enter_context(listening(words.listen))
             meter = ApplicationMeter()
             server = stack.enter_context(
                 closing(serving.MeterServer(words.socket, meter, client_user=words.client_user))

@@ -1,6 +1,6 @@
 """Relay meter: where there is no cable, a process between gate and receiver that passes datagrams on and counts them.
 
-    python -m bitweir_metering.meters.relay SOCKET --listen HOST:PORT --to HOST:PORT
+    python -m bitweir_metering.meters.relay SOCKET --listen ADDRESS:PORT --to ADDRESS:PORT
 
 It needs no rights, so a laptop can run a link with it. It is not a boundary: whoever can send to the receiver's port
 goes round it, and then the receiver has more than the relay, which reconcile sees.
@@ -10,14 +10,13 @@ Rules:
 2. It is counted before it is passed on. One that could not be passed on counts as missed too.
 """
 
-import argparse
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import Final
 
-from bitweir_metering import sizes
+from bitweir_metering import addresses, sizes
 from bitweir_metering.meters import serving
 from bitweir_metering.meters.application import listening
 from bitweir_metering.meters.reading import Reading
@@ -71,8 +70,8 @@ class RelayMeter:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pass datagrams on, count them, and answer at SOCKET."""
     parser = serving.parser("relay", main.__doc__)
-    parser.add_argument("--listen", type=_address, required=True, metavar="HOST:PORT")
-    parser.add_argument("--to", type=_address, required=True, metavar="HOST:PORT")
+    parser.add_argument("--listen", type=addresses.parse, required=True, metavar="ADDRESS:PORT")
+    parser.add_argument("--to", type=addresses.parse, required=True, metavar="ADDRESS:PORT")
     words = parser.parse_args(arguments)
 
     def work() -> None:
@@ -88,13 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     meter.relay()
 
     serving.run(work)
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, separator, port = text.rpartition(":")
-    if not separator or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} is not HOST:PORT")
-    return host, int(port)
 
 
 if __name__ == "__main__":

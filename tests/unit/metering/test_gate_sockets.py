@@ -175,20 +175,6 @@ def test_what_the_gates_people_read(capsys: pytest.CaptureFixture[str]) -> None:
 # Words.
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "127.0.0.1", ":", ":17", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:-1", "localhost:17", "1"],
-)
-def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="ADDRESS:PORT"):
-        gates._address(text)
-
-
-def test_addresses() -> None:
-    assert gates._address("127.0.0.1:1") == ("127.0.0.1", 1)
-    assert gates._address("10.77.0.1:65535") == ("10.77.0.1", 65535)
-
-
 def words(folder: Path, *more: str) -> argparse.Namespace:
     sockets = ["--inner", "inner", "--listen", "127.0.0.1:1", "--outer", "127.0.0.1:2", "--witness", "witness"]
     return gates._parsed([str(folder / "POLICY.toml"), "--state", str(folder), *sockets, *more])
