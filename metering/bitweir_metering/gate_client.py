@@ -9,13 +9,12 @@ Rules:
 3. An answer tells whether the gate took the payload, not when or whether it left.
 """
 
-import socket
 import struct
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-from bitweir_metering import sizes
+from bitweir_metering import local_socket, sizes
 from bitweir_metering.errors import FormError, FullError, RefusedError, SizeError, SocketError
 from bitweir_metering.frame import LANES, Payload, TrafficClass
 
@@ -52,12 +51,9 @@ class GateClient:
 
     def __init__(self, path: Path, *, timeout_s: float = TIMEOUT_S) -> None:
         self._path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(timeout_s)
         try:
-            self._socket.connect(str(path))
+            self._socket = local_socket.connected(path, timeout_s)
         except OSError as error:
-            self.close()
             raise SocketError(f"no gate at {path}: {error}", remedy="start it: gate.py") from error
 
     def __enter__(self) -> "GateClient":

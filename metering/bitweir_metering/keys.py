@@ -17,6 +17,7 @@ from typing import Final
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from bitweir_metering.durable import sync_directory
 from bitweir_metering.errors import KeyFileError
 
 PUBLIC_KEY_BYTES: Final = 32
@@ -108,7 +109,7 @@ def _write_new(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
-        _sync_folder(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise KeyFileError(f"cannot write {path}: {error.strerror}", remedy="name a file elsewhere") from error
@@ -164,12 +165,3 @@ def _check_closed(descriptor: int, path: Path) -> None:
             f"others may open {path}: mode {mode:04o}",
             remedy=f"chmod 600 {path}, and think about whether somebody has read it",
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the file's name durable, not only its content."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

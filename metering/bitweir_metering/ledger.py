@@ -20,6 +20,7 @@ from typing import Final
 
 from bitweir_metering import ledger_file as file
 from bitweir_metering.budget import Totals
+from bitweir_metering.durable import sync_directory
 from bitweir_metering.entries import (
     Chain,
     EntryKind,
@@ -84,7 +85,7 @@ class Ledger:
                 file.checkpoint(connection)
             os.link(unfinished, path)
             unfinished.unlink()
-            file.sync_directory(path.parent)
+            sync_directory(path.parent)
         except file.FAILURES as error:
             raise LedgerError(f"cannot create {path}: {error}", remedy=f"remove {unfinished} if it is there") from error
         return cls.open(path, allow_filesystem=allow_filesystem)
@@ -108,7 +109,7 @@ class Ledger:
                 file.settle(connection)
                 for problem in file.problems_in(connection, chain):
                     raise LedgerError(f"{path}: {problem}", remedy="copy the files, then: bitweir ledger verify")
-                file.sync_directory(path.parent)
+                sync_directory(path.parent)
                 ledger = cls(path, connection, chain)
             except file.FAILURES as error:
                 remedy = "a ledger has one writer, and no reader beside it"

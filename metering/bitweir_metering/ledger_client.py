@@ -9,12 +9,12 @@ Rules:
 3. An answer that is not to the question closes the client.
 """
 
-import socket
 import struct
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
+from bitweir_metering import local_socket
 from bitweir_metering.entries import Lease, Reservation
 from bitweir_metering.errors import BudgetError, LedgerError
 from bitweir_metering.frame import TrafficClass
@@ -55,12 +55,9 @@ class LedgerClient:
     def __init__(self, path: Path, *, timeout_s: float = TIMEOUT_S) -> None:
         self._path = path
         self._number = 0
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(timeout_s)
         try:
-            self._socket.connect(str(path))
+            self._socket = local_socket.connected(path, timeout_s)
         except OSError as error:
-            self.close()
             raise LedgerError(f"no ledger server at {path}: {error}", remedy="start it: ledger_server.py") from error
 
     def __enter__(self) -> "LedgerClient":

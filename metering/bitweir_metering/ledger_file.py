@@ -206,15 +206,6 @@ def identities(path: Path) -> list[tuple[int, int]]:
     return [(state.st_dev, state.st_ino) for state in states]
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def reason(error: Exception) -> str:
     """Return what an error of SQLite or the system means here, in one line."""
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:

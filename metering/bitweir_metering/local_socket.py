@@ -1,4 +1,4 @@
-"""A local SOCK_SEQPACKET socket that serves several clients: who may connect, who can be read, who is cut off.
+"""Local SOCK_SEQPACKET sockets: one that serves several clients, and how a client connects.
 
 Rules:
 1. A message is one datagram and keeps its borders; the kernel names the user at the other end.
@@ -95,6 +95,26 @@ class LocalServer:
         client.setblocking(False)
         self._clients.add(client)
         self._selector.register(client, selectors.EVENT_READ)
+
+
+def connected(path: Path, timeout_s: float) -> socket.socket:
+    """Return a client's socket, connected to a server's.
+
+    Args:
+        path: the server's socket.
+        timeout_s: how long each later call may wait.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    found.settimeout(timeout_s)
+    try:
+        found.connect(str(path))
+    except OSError:
+        found.close()
+        raise
+    return found
 
 
 def _listener(path: Path, mode: int, backlog: int) -> socket.socket:

@@ -12,14 +12,13 @@ Rules:
 4. After no answer the witness may have signed: ask for the latest before the next proof.
 """
 
-import socket
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-from bitweir_metering import keys
+from bitweir_metering import keys, local_socket
 from bitweir_metering.errors import CheckpointError, CosignError, WitnessError
 from bitweir_metering.merkle import HASH_BYTES, PROOF_HASHES_MAX
 from bitweir_metering.witness import CHECKPOINT_BYTES_MAX, Checkpoint, Cosignature, Refusal, parse
@@ -77,12 +76,9 @@ class WitnessClient:
         self._key = key
         self._log = (lineage, link)
         self._number = 0
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(timeout_s)
         try:
-            self._socket.connect(str(path))
+            self._socket = local_socket.connected(path, timeout_s)
         except OSError as error:
-            self.close()
             raise WitnessError(f"no witness at {path}: {error}", remedy="start it: witness_server.py") from error
 
     def __enter__(self) -> "WitnessClient":

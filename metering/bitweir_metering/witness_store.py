@@ -21,6 +21,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bitweir_metering import keys
+from bitweir_metering.durable import sync_directory
 from bitweir_metering.errors import CheckpointError, WitnessError
 from bitweir_metering.witness import CHECKPOINT_BYTES_MAX, Checkpoint, Cosignature, Witness, parse
 
@@ -70,7 +71,7 @@ class WitnessStore:
             _claim(key_file)
             store = cls(directory, descriptor, Witness(private, empty))
             store._keep()
-            _sync_parent(directory)
+            sync_directory(directory.absolute().parent)
             on_error.pop_all()
         return store
 
@@ -216,20 +217,11 @@ def _claim(key_file: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        _sync_parent(claim)
+        sync_directory(claim.absolute().parent)
     except FileExistsError as error:
         raise WitnessError(f"{key_file} had a store before: {claim} says so", remedy=_RETIRE) from error
     except OSError as error:
         raise _unusable(claim, error) from error
-
-
-def _sync_parent(path: Path) -> None:
-    """Make the name of a file or directory durable."""
-    descriptor = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unusable(path: Path, error: OSError) -> WitnessError:

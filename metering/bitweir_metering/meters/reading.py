@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from bitweir_metering import local_socket
 from bitweir_metering.errors import MeterError
 from bitweir_metering.units import AMOUNT_LIMIT, amount
 
@@ -110,7 +111,7 @@ class MeterClient:
             MeterError: it does not answer, or cannot tell.
         """
         try:
-            found = self._socket = self._socket or self._connected()
+            found = self._socket = self._socket or local_socket.connected(self._path, self._timeout_s)
             found.send(REQUEST)
             return decode(found.recv(ANSWER.size + 1))
         except OSError as error:
@@ -125,13 +126,3 @@ class MeterClient:
         if self._socket:
             self._socket.close()
         self._socket = None
-
-    def _connected(self) -> socket.socket:
-        found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        found.settimeout(self._timeout_s)
-        try:
-            found.connect(str(self._path))
-        except OSError:
-            found.close()
-            raise
-        return found

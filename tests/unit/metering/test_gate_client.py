@@ -210,7 +210,7 @@ def test_nobody_there_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.Mo
         made.append(real(*words))
         return made[-1]
 
-    monkeypatch.setattr("bitweir_metering.gate_client.socket.socket", remembered)
+    monkeypatch.setattr("bitweir_metering.local_socket.socket.socket", remembered)
     with pytest.raises(SocketError, match=r"no gate at .*No such file"):
         GateClient(tmp_path / "inner")
     with pytest.raises(SocketError, match="no gate at"):
